@@ -1,0 +1,127 @@
+"""The words that every room shares. Standard library only.
+
+Axis names used in shape annotations everywhere: ``n`` facts, ``b`` batch rows, ``t`` tokens, ``d_in`` and ``d_out``
+the two sides of a matrix, ``d_model`` the residual stream, ``d_ff`` the MLP's inner width, ``r`` rank, ``v``
+vocabulary. A weight is always handled as ``(d_out, d_in)``; `arch` transposes where a model stores it otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+JSON = None | bool | int | float | str | list["JSON"] | dict[str, "JSON"]
+
+
+class Role(StrEnum):
+    """What a matrix does inside its block. Expert roles need `Site.expert`."""
+
+    ATTN_OUT = "attn_out"
+    MLP_IN = "mlp_in"
+    MLP_GATE = "mlp_gate"
+    MLP_OUT = "mlp_out"
+    ROUTER = "router"
+    EXPERT_IN = "expert_in"
+    EXPERT_GATE = "expert_gate"
+    EXPERT_OUT = "expert_out"
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One matrix of the network: layer, role, and the expert's number where the role is an expert's."""
+
+    layer: int
+    role: Role
+    expert: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Locus:
+    """Where a fact lives: a site with the score that chose it and the evidence behind the score."""
+
+    site: Site
+    score: float
+    evidence: Mapping[str, float] = field(default_factory=dict)
+
+
+class Kind(StrEnum):
+    """Why a question is in a catechism."""
+
+    REWRITE = "rewrite"  # the canonical prompt, the only one an editor is fitted on
+    PARAPHRASE = "paraphrase"  # another phrasing, statement or question; must give the new object
+    REVERSED = "reversed"  # asks for the subject from the new object
+    ONE_HOP = "one_hop"  # needs the fact and one more
+    ALIAS = "alias"  # the subject under another name
+    NEIGHBOUR = "neighbour"  # another subject, same relation; must not move
+    SUBJECT = "subject"  # same subject, another relation; must not move
+    UNRELATED = "unrelated"  # nothing in common; must not move
+
+
+#: Kinds whose answer has to be the same before and after the edit.
+UNMOVED: frozenset[Kind] = frozenset({Kind.NEIGHBOUR, Kind.SUBJECT, Kind.UNRELATED})
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A prompt with the answers that pass.
+
+    Attributes:
+        text: the prompt, without a trailing space; the model goes on from here.
+        kind: why it is asked.
+        accept: answers that pass, any one of them. Empty for a question that only must not move and whose true
+            answer is not known.
+        reject: answers that must be absent, the old object for instance.
+    """
+
+    text: str
+    kind: Kind
+    accept: tuple[str, ...] = ()
+    reject: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """One fact as it should be after the edit.
+
+    Attributes:
+        prompt: canonical statement up to the object, containing `subject`; no trailing space.
+        subject: the thing that the fact is about, as spelled in `prompt`.
+        object: what the model must say from now on.
+        old_object: what it must no longer say; None if unknown or if there was nothing.
+        relation: the relation's name; None where the feed did not give one.
+        id: the feed's own identifier, or its line number.
+    """
+
+    prompt: str
+    subject: str
+    object: str
+    old_object: str | None = None
+    relation: str | None = None
+    id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Catechism:
+    """The questions that a model must answer to have learned one fact. The rewrite question comes first."""
+
+    fact: Fact
+    questions: tuple[Question, ...]
+
+    def of(self, *kinds: Kind) -> tuple[Question, ...]:
+        """The questions of these kinds, in order."""
+        return tuple(q for q in self.questions if q.kind in kinds)
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """A proportion with its 95 % interval and its value before the edit (None where there was no before)."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    before: float | None = None
+
+    def json(self) -> dict[str, JSON]:
+        return {"value": self.value, "low": self.low, "high": self.high, "n": self.n, "before": self.before}
