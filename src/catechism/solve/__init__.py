@@ -1,0 +1,21 @@
+"""Pure linear algebra on tensors: no model, no files, no delta."""
+
+from catechism.solve.least_squares import (
+    Factor,
+    equality_update,
+    factorise,
+    least_squares_update,
+    rank_one,
+    ridge_update,
+    whitened_key,
+)
+
+__all__ = [
+    "Factor",
+    "equality_update",
+    "factorise",
+    "least_squares_update",
+    "rank_one",
+    "ridge_update",
+    "whitened_key",
+]
