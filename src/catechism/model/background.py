@@ -1,0 +1,56 @@
+"""What a model's layers see when nothing is being edited: texts, and the statistics of any site over them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from itertools import count
+from pathlib import Path
+
+from catechism.errors import BadSpec
+from catechism.model.contexts import sample_texts
+from catechism.model.live import LiveModel
+from catechism.model.statistics import Covariance, covariance
+from catechism.types import Site
+
+TOKENS_PER_DIMENSION = 10  # enough for the covariance, arXiv:2506.04226
+
+
+class Background:
+    """Texts of one model with the statistics that were taken over them. Each is computed once.
+
+    Args:
+        live: the model, without deltas.
+        texts: makes an iterator over texts that the model finds likely. None lets the model write them itself, which
+            needs no data and is right for a model whose training text is not at hand.
+        cache: folder for statistics; None keeps them in memory only.
+        seed: of the texts that the model writes.
+    """
+
+    def __init__(
+        self,
+        live: LiveModel,
+        texts: Callable[[], Iterable[str]] | None = None,
+        *,
+        cache: Path | None = None,
+        seed: int = 0,
+    ) -> None:
+        self._live, self._texts, self._cache, self._seed = live, texts, cache, seed
+        self._known: dict[Site, Covariance] = {}
+
+    def covariance(self, site: Site) -> Covariance:
+        """Uncentred second moment of the site's inputs over about ten tokens per dimension."""
+        if site not in self._known:
+            d_in = self._live.anatomy.matrix(site).shape[1]
+            texts = self._texts or self._own_texts
+            n_tokens = TOKENS_PER_DIMENSION * d_in
+            self._known[site] = covariance(self._live, site, texts(), n_tokens=n_tokens, cache=self._cache)
+        return self._known[site]
+
+    def _own_texts(self) -> Iterable[str]:
+        """Texts that the model writes from nothing, until the caller has enough."""
+        start = "" if self._live.tokenizer("")["input_ids"] else str(self._live.tokenizer.eos_token or "The")
+        for seed in count(self._seed):
+            texts = [text for text in sample_texts(self._live, [start] * 32, tokens=64, seed=seed) if text.strip()]
+            if not texts:
+                raise BadSpec("The model writes nothing by itself. Give texts for its statistics.")
+            yield from texts

@@ -1,0 +1,63 @@
+"""Text that the model writes by itself: contexts to put before a prompt, and a corpus where none is at hand."""
+
+from __future__ import annotations
+
+import torch
+
+from catechism.model.encoding import positions
+from catechism.model.live import LiveModel
+
+#: Words that the published editors let the model go on from (kmeng01/rome, context templates).
+OPENINGS = ("The", "Therefore", "Because", "I", "You")
+
+#: A subject in sentences that say nothing of any relation.
+FRAMES = (
+    "{}",
+    "{} is a",
+    "Tell me about {}",
+    "What do you know about {}?",
+    "It is said of {} that",
+    "The name of {}",
+    "In the case of {}, the",
+    "What is the name of {}?",
+    "Which one is {} of?",
+    "As for {}, it",
+    "People say that {} has",
+    "Who or what is {}?",
+    "When people think of {}, they think of",
+    "For {}, the answer is",
+)
+
+
+@torch.no_grad()
+def sample_texts(live: LiveModel, openings: list[str], *, tokens: int, seed: int) -> list[str]:
+    """Sample a continuation of every opening from the model's own distribution.
+
+    Args:
+        openings: the first words of each text; an empty string starts from the beginning-of-text token.
+        tokens: at most so many new tokens each; fewer where the model stops by itself.
+        seed: of a generator of its own; no global random state is read or changed.
+    """
+    generator = torch.Generator(device="cpu").manual_seed(seed)
+    batch = live.encode(openings, side="left")
+    ids, mask = batch["input_ids"], batch["attention_mask"]
+    cache, position, new = None, positions(mask), ids
+    said: list[list[int]] = [[] for _ in openings]
+    going = [True] * len(openings)
+    for _ in range(tokens):
+        out = live.model(
+            input_ids=new, attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True
+        )
+        chances = out.logits[:, -1].float().softmax(dim=-1).cpu()
+        choice = torch.multinomial(chances, 1, generator=generator)[:, 0]
+        for i, token in enumerate(choice.tolist()):
+            going[i] = going[i] and token not in live.stop_ids
+            if going[i]:
+                said[i].append(token)
+        if not any(going):
+            break
+        cache, new = out.past_key_values, choice[:, None].to(ids.device)
+        mask = torch.cat([mask, mask.new_ones(len(openings), 1)], dim=1)
+        position = position[:, -1:] + 1
+    texts = live.tokenizer.batch_decode(said, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return [opening + text for opening, text in zip(openings, texts, strict=True)]
