@@ -1,0 +1,155 @@
+"""Feeds: files of facts, one JSON object on each line.
+
+A feed is read line by line with bounded memory, whatever its size. A bad row is refused by name: the message starts
+with the file and the line and ends with what to do. The format is described in ``docs/feed-format.md``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import IO, NoReturn, cast
+
+from catechism.errors import BadFact, BadFeed
+from catechism.facts.row import dump_row, parse_row
+from catechism.types import Catechism
+
+MAX_LINE_BYTES = 1 << 20
+
+#: First bytes of files that are not UTF-8 text, with the command that makes them so.
+_FOREIGN: tuple[tuple[bytes, str, str], ...] = (
+    (b"\x1f\x8b", "gzip-compressed", "gunzip"),
+    (b"PK\x03\x04", "a zip archive", "unzip"),
+    (b"\xff\xfe", "UTF-16", "iconv -f UTF-16 -t UTF-8 IN > OUT"),
+    (b"\xfe\xff", "UTF-16", "iconv -f UTF-16 -t UTF-8 IN > OUT"),
+)
+
+
+def read_feed(path: str | Path, *, on_error: Callable[[BadFeed | BadFact], None] | None = None) -> Iterator[Catechism]:
+    """The catechisms of a feed, one by one, in the order of the file.
+
+    Args:
+        path: a file of JSON lines in UTF-8; empty lines are skipped.
+        on_error: called with the error of each bad row, which is then left out; without it the first bad row raises.
+
+    Raises:
+        BadFeed: the file cannot be read at all, holds no row (both also with `on_error`), or a row is not readable.
+        BadFact: a row is readable but its fact cannot be used.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise BadFeed(f"{path} is a folder. Give the feed file in it.")
+    if not path.exists():
+        raise BadFeed(f"There is no file {path}. Check the path; a feed is a file with one JSON object on each line.")
+    return _catechisms(path, on_error)
+
+
+def write_feed(path: str | Path, catechisms: Iterable[Catechism]) -> int:
+    """Write a feed that `read_feed` reads back as the same catechisms; the number of its rows.
+
+    The file appears whole or not at all. A fact without an id gets its line number when it is read back.
+
+    Raises:
+        BadFact: a catechism that a feed row cannot hold.
+        BadFeed: there is nothing to write.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    rows = 0
+    try:
+        with partial.open("wb") as file:
+            for catechism in catechisms:
+                file.write(json.dumps(dump_row(catechism), ensure_ascii=False).encode() + b"\n")
+                rows += 1
+        if not rows:
+            raise BadFeed(f"There is no catechism to write to {path}. Hand in at least one.")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return rows
+
+
+def _catechisms(path: Path, on_error: Callable[[BadFeed | BadFact], None] | None) -> Iterator[Catechism]:
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise BadFeed(f"{path} cannot be opened: {error.strerror}. Check its permissions.") from error
+    rows = 0
+    with file:
+        for number, raw in _lines(file):
+            rows += 1
+            if rows == 1:
+                _refuse_foreign(path, raw)
+            try:
+                catechism = parse_row(_json_object(raw), default_id=str(number))
+            except (BadFeed, BadFact) as error:
+                located = type(error)(f"{path}, line {number}: {error}")
+                if on_error is None:
+                    raise located from None
+                on_error(located)
+                continue
+            yield catechism
+    if not rows:
+        raise BadFeed(f"{path} holds no rows. Write one JSON object on each line; see docs/feed-format.md.")
+
+
+def _lines(file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
+    """Numbered lines that are not blank. Of a line over the limit only the first `MAX_LINE_BYTES` + 1 bytes come."""
+    number = 0
+    while raw := file.readline(MAX_LINE_BYTES + 1):
+        number += 1
+        rest = raw
+        while len(rest) > MAX_LINE_BYTES and not rest.endswith(b"\n"):
+            rest = file.readline(MAX_LINE_BYTES + 1)
+        if number == 1:
+            raw = raw.removeprefix(b"\xef\xbb\xbf")  # the mark that some editors put before UTF-8
+        if raw.strip():
+            yield number, raw
+
+
+def _refuse_foreign(path: Path, raw: bytes) -> None:
+    for magic, what, command in _FOREIGN:
+        if raw.startswith(magic):
+            raise BadFeed(f"{path} is {what}, not UTF-8 text. Convert it first: {command}")
+    if raw.lstrip().startswith(b"["):
+        raise BadFeed(f"{path} holds one JSON list, not one object on each line. Convert it: jq -c '.[]' IN > OUT")
+
+
+def _json_object(raw: bytes) -> dict[str, object]:
+    if len(raw) > MAX_LINE_BYTES:
+        raise BadFeed(f"The row is longer than {MAX_LINE_BYTES} bytes. Split its questions over several rows.")
+    try:
+        text = raw.decode("utf-8").rstrip()
+    except UnicodeDecodeError as error:
+        raise BadFeed(
+            f"Byte {error.start + 1} of the row (0x{raw[error.start]:02x}) is not UTF-8. "
+            "Convert the file: iconv -f LATIN1 -t UTF-8 IN > OUT"
+        ) from None
+    try:
+        value = json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant)
+    except BadFeed:
+        raise
+    except json.JSONDecodeError as error:
+        raise BadFeed(
+            f"Not JSON: {error.msg} at column {error.colno}. Write each row as one JSON object on one line."
+        ) from None
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, lists nested without end
+        raise BadFeed(f"Not usable as JSON: {error}. Write each row as one flat JSON object.") from None
+    if not isinstance(value, dict):
+        raise BadFeed(f'The row is a {type(value).__name__}, not an object. Write {{"prompt": ..., ...}}.')
+    return cast("dict[str, object]", value)
+
+
+def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise BadFeed(f"The key {twice!r} stands there twice. Remove one of them.")
+    return found
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise BadFeed(f"{name} is not JSON. Remove it or put it in quotes.")
