@@ -1,0 +1,78 @@
+"""``catechism bench``: methods side by side, scored by what the model says."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, cast
+
+import typer
+
+from catechism import __version__
+from catechism.cli.output import Result, table, verb
+from catechism.settings import Settings
+from catechism.types import JSON
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group to the command line."""
+    app.add_typer(group, name="bench")
+
+
+group = typer.Typer(help="Methods side by side, scored by what the model says.", no_args_is_help=True)
+
+
+@group.callback()
+def _group() -> None:
+    """Methods side by side, scored by what the model says."""
+
+
+@verb(group, "single")
+def single(
+    model: Annotated[str, typer.Option(help="A shipped model, a folder, or a hub name.")] = "almanac",
+    methods: Annotated[str, typer.Option(help="Methods by name, with commas between them.")] = "rome",
+    facts: Annotated[int, typer.Option(min=1, help="How many facts, drawn by the seed.")] = 100,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="A feed (JSON Lines) instead of the model's own world.", exists=True, dir_okay=False),
+    ] = None,
+    text: Annotated[
+        Path | None,
+        typer.Option(help="Plain text for statistics and perplexity.", exists=True, dir_okay=False),
+    ] = None,
+    layer: Annotated[int | None, typer.Option(min=0, help="The layer to edit; measured where it is not given.")] = None,
+    seed: Annotated[int, typer.Option(help="Draws the facts and their new objects.")] = 0,
+) -> Result:
+    """Edit one fact at a time.
+
+    Each edit is scored by what the model then says, taken back, and the bytes are proven to be the old ones.
+    """
+    from rich.console import Console
+
+    from catechism.bench.single import Request, run
+
+    names = tuple(name.strip() for name in methods.split(",") if name.strip())
+    request = Request(model=model, methods=names, facts=facts, data=data, text=text, layer=layer, seed=seed)
+    found = run(request, Settings.from_environment(os.environ), Console(stderr=True))
+    rows = cast("list[dict[str, JSON]]", found["rows"])
+    return Result({**found, **circumstances(seed)}, table(side_by_side(rows)))
+
+
+def side_by_side(rows: list[dict[str, JSON]]) -> list[dict[str, JSON]]:
+    """A line for each figure and a column for each method: a row of thirty figures does not fit on a screen."""
+    figures = dict.fromkeys(key for row in rows for key in row if key != "method")
+    return [{"figure": figure} | {str(row["method"]): row.get(figure) for row in rows} for figure in figures]
+
+
+def circumstances(seed: int) -> dict[str, object]:
+    """What a reader needs to know beside a figure: the machine, the seed, the command, the version."""
+    machine = {
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpus": os.cpu_count(),
+        "python": platform.python_version(),
+    }
+    command = shlex.join(["catechism", *sys.argv[1:]])
+    return {"machine": machine, "seed": seed, "command": command, "version": __version__}
