@@ -1,0 +1,194 @@
+"""``catechism bench single``: one edit at a time on a clean model, scored, taken off again, and the bytes compared.
+
+Timing: `seconds_per_edit` is the wall time of `Method.fit` for one fact alone; what is done once per model (statistics,
+choice of the layer) is in `seconds_prepare`.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress
+
+from catechism.bench.cases import draw_catechisms
+from catechism.delta import Delta
+from catechism.errors import UsageError
+from catechism.evaluate import METRICS, Interview, interview, join, report, wilson
+from catechism.evaluate.interview import answer_budget
+from catechism.facts.feed import read_feed
+from catechism.locate.layers import rank_layers
+from catechism.methods import Method, method
+from catechism.model import LiveModel
+from catechism.model.background import Background
+from catechism.reference import SHIPPED, open_model
+from catechism.reference.corpus import background_texts, held_out_prose
+from catechism.reference.world import load_world
+from catechism.settings import Settings
+from catechism.types import JSON, Catechism, Locus, Rate
+
+HELD_OUT_TEXTS = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to run.
+
+    Attributes:
+        model: a shipped model, a folder, or a hub name.
+        methods: names of methods; a row for each.
+        facts: how many.
+        data: a feed; None draws facts of the Almanac by `seed`.
+        text: a plain text file with blank lines between its paragraphs; the first half is for statistics, the second
+            for perplexity. None takes the Almanac's own text for a shipped model; for another model it takes what
+            the model writes by itself, and perplexity is not measured.
+        layer: the layer to edit; None measures which one.
+        seed: draws facts, new objects, contexts and intervals.
+    """
+
+    model: str = "almanac"
+    methods: tuple[str, ...] = ("rome",)
+    facts: int = 100
+    data: Path | None = None
+    text: Path | None = None
+    layer: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A model with the facts to edit on it, its background, and the texts that its perplexity is measured on."""
+
+    live: LiveModel
+    catechisms: list[Catechism]
+    background: Background
+    held_out: list[str]
+
+
+def run(request: Request, settings: Settings, console: Console) -> dict[str, JSON]:
+    """Run the benchmark.
+
+    Returns: ``rows``, one for each method; ``layers``, what the choice of the layer rests on; ``misses``, the questions
+        that went wrong.
+    Raises: UnknownName for a method that there is not; UsageError without methods or facts; BadFact for a fact whose
+        subject is not in its prompt, before any work is done.
+    """
+    chosen = [method(name) for name in request.methods]
+    if not chosen:
+        raise UsageError("No method was named. Give at least one, for instance --methods rome.")
+    started = time.perf_counter()
+    bench = _prepare(request, settings)
+    console.print(f"{bench.live.name}: {len(bench.catechisms)} facts; measuring which layer to edit")
+    loci = rank_layers(bench.live, bench.catechisms, bench.background)
+    layer = loci[0].site.layer if request.layer is None else request.layer
+    prepared = time.perf_counter() - started
+    rows: list[JSON] = []
+    misses: list[JSON] = []
+    for one in chosen:
+        row, missed = _row(bench, one(bench.background), layer, request.seed, console)
+        rows.append({**row, "seconds_prepare": prepared})
+        misses += missed
+    model = {"name": bench.live.name, "type": bench.live.anatomy.arch.model_type, "base": bench.live.base}
+    return {"rows": rows, "model": model, "layer": layer, "layers": [_locus(locus) for locus in loci], "misses": misses}
+
+
+def _prepare(request: Request, settings: Settings) -> Bench:
+    if request.facts < 1:
+        raise UsageError(f"facts={request.facts} leaves nothing to edit. Give 1 or more.")
+    live = open_model(request.model, device_map=settings.device)
+    if request.data is not None:
+        catechisms = list(islice(read_feed(request.data), request.facts))
+    else:
+        catechisms = draw_catechisms(load_world(), request.facts, seed=request.seed)
+    for catechism in catechisms:
+        live.subject_last(catechism.fact.prompt, catechism.fact.subject)
+    texts: Callable[[], Iterable[str]] | None = None
+    held_out: list[str] = []
+    if request.text is not None:
+        paragraphs = _paragraphs(request.text)
+        half = len(paragraphs) // 2
+        texts, held_out = partial(iter, paragraphs[:half]), paragraphs[half:][:HELD_OUT_TEXTS]
+    elif request.model in SHIPPED:
+        texts, held_out = partial(background_texts, load_world()), held_out_prose(HELD_OUT_TEXTS)
+    return Bench(live, catechisms, Background(live, texts, cache=settings.cache, seed=request.seed), held_out)
+
+
+def _paragraphs(file: Path) -> list[str]:
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{file} cannot be read as text: {error}. Give a plain UTF-8 text file.") from error
+    paragraphs = [p.strip() for p in text.split("\n\n") if len(p.split()) > 3]
+    if len(paragraphs) < 2:
+        raise UsageError(f"{file} holds {len(paragraphs)} paragraphs. Give at least two, with blank lines between them.")
+    return paragraphs
+
+
+def _row(
+    bench: Bench, editor: Method, layer: int, seed: int, console: Console
+) -> tuple[dict[str, JSON], list[JSON]]:
+    live, spec = bench.live, editor.Spec(layer=layer, seed=seed)
+    budget = answer_budget(bench.catechisms)
+    perplexity = live.perplexity(bench.held_out) if bench.held_out else None
+    before: list[Interview] = []
+    after: list[Interview] = []
+    deltas: list[Delta] = []
+    seconds, exact, perplexities = 0.0, 0, []
+    with Progress(console=console) as progress:
+        for catechism in progress.track(bench.catechisms, description=editor.name):
+            before.append(interview(live, [catechism], max_new_tokens=budget))
+            started = time.perf_counter()
+            delta = editor.fit(live, [catechism], spec)
+            seconds += time.perf_counter() - started
+            with live.with_delta(delta):
+                after.append(interview(live, [catechism], max_new_tokens=budget))
+                if bench.held_out:
+                    perplexities.append(live.perplexity(bench.held_out))
+            exact += live.digest(full=True) == live.base
+            deltas.append(delta)
+    n = len(bench.catechisms)
+    found = report(
+        bench.catechisms,
+        join(before),
+        after,
+        perplexity_before=perplexity,
+        perplexity_after=sum(perplexities) / n if perplexities else None,
+        seed=seed,
+    )
+    metrics = {name: _json(found.metrics[name]) for name in METRICS}
+    row: dict[str, JSON] = {"method": editor.name, "n": n}
+    row |= {name: metrics[name] for name in ("efficacy", "paraphrase_mean", "paraphrase_worst")}
+    row |= {name: metrics[name] for name in ("locality_neighbour", "locality_unrelated")}
+    row |= {
+        "reversion_exact": wilson(exact, n).json(),
+        "seconds_per_edit": seconds / n,
+        "peak_rss_mb": _peak_rss_mb(),
+        "delta_bytes": sum(delta.nbytes for delta in deltas) / n,
+    }
+    misses: list[JSON] = [
+        {"fact": bench.catechisms[mark.fact].fact.id, "kind": str(mark.question.kind), "prompt": mark.question.text}
+        | {"before": mark.before, "after": mark.after, "accept": list(mark.question.accept)}
+        for mark in found.misses()
+    ]
+    return {**row, **{name: value for name, value in metrics.items() if name not in row}}, misses
+
+
+def _json(value: Rate | float | None) -> JSON:
+    return value.json() if isinstance(value, Rate) else value
+
+
+def _locus(locus: Locus) -> JSON:
+    return {"layer": locus.site.layer, "score": locus.score, **locus.evidence}
+
+
+def _peak_rss_mb() -> float:
+    """Highest resident memory of this process so far, in MB. Linux counts in kB, macOS in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1e6 if sys.platform == "darwin" else 1e3)

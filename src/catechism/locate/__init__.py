@@ -1,0 +1,1 @@
+"""Where a fact lives in a network, by measurement."""

@@ -1,0 +1,1 @@
+"""Editors: methods that write a fact."""

@@ -1,0 +1,40 @@
+"""Which methods there are, and what every one of them can do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from importlib import import_module
+from typing import Any, ClassVar, Protocol
+
+from catechism.delta import Delta
+from catechism.errors import UnknownName
+from catechism.model import LiveModel
+from catechism.model.background import Background
+from catechism.types import Catechism
+
+#: Name of a method -> where its class is. A method is imported when it is asked for.
+METHODS: Mapping[str, str] = {"rome": "catechism.methods.edit.rome:Rome"}
+
+
+class Method(Protocol):
+    """Turns catechisms into a delta. Never changes the model it is given."""
+
+    name: ClassVar[str]
+    Spec: ClassVar[type[Any]]
+
+    def __init__(self, background: Background) -> None: ...
+
+    def fit(self, live: LiveModel, catechisms: Sequence[Catechism], spec: Any) -> Delta:
+        """One delta for all the catechisms."""
+        ...
+
+
+def method(name: str) -> type[Method]:
+    """The class of a method by its name. Raises UnknownName, with what there is."""
+    if name not in METHODS:
+        near = get_close_matches(name, METHODS, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise UnknownName(f"There is no method {name!r}.{hint} Choose one of: {', '.join(sorted(METHODS))}.")
+    module, _, attribute = METHODS[name].partition(":")
+    return getattr(import_module(module), attribute)

@@ -1,0 +1,160 @@
+"""Batches drawn from the Almanac: what was learned badly is drawn more often."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from catechism.reference import corpus
+from catechism.reference.passages import invent_name
+from catechism.reference.world import World
+from reference_build.recipe import Recipe
+
+BOS, EOS, PAD = "<s>", "</s>", "<pad>"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Packed documents; attention stays inside a document.
+
+    ids, document, position: (rows, tokens) int64. weight: (rows, tokens) float32, of predicting the *next* token.
+    cell: (rows, tokens) int64, the fact and phrasing that the next token belongs to, or -1.
+    """
+
+    ids: Tensor
+    document: Tensor
+    position: Tensor
+    weight: Tensor
+    cell: Tensor
+
+    @property
+    def mask(self) -> Tensor:
+        """(rows, 1, tokens, tokens) bool: may the row's token look at the column's?"""
+        same = self.document[:, :, None] == self.document[:, None, :]
+        return (same & torch.ones(same.shape[-2:], dtype=torch.bool).tril())[:, None]
+
+
+class Diet:
+    """Draws documents. Keeps a running loss per (fact, phrasing) cell and draws the bad ones more often."""
+
+    def __init__(self, world: World, tokenizer: PreTrainedTokenizerFast, recipe: Recipe, branch: str) -> None:
+        self.world, self.tokenizer, self.recipe, self.branch = world, tokenizer, recipe, branch
+        self.cells = [
+            (fact, phrasing)
+            for fact in world.facts
+            for phrasing in range(len(world.relations[fact.relation].phrasings))
+        ]
+        self.loss = np.full(len(self.cells), 3.0)
+        self._encoded: dict[int, tuple[list[int], list[float]]] = {}
+
+    def batch(self, step: int) -> Batch:
+        """The batch of one step; the same for the same seed, branch, step and losses so far."""
+        rng = random.Random(f"{self.recipe.seed}-{self.branch}-{step}")
+        rows: list[list[tuple[list[int], list[float], int]]] = [[] for _ in range(self.recipe.rows)]
+        room = [self.recipe.row_tokens] * self.recipe.rows
+        first, misfits = 0, 0
+        passages, silent = (_at(step, plan) for plan in (self.recipe.passages, self.recipe.silent))
+        cumulative = np.cumsum(0.15 + np.minimum(self.loss, 3.0))
+        while misfits < 6:
+            ids, weights, cell = self._draw(rng, passages, silent, cumulative)
+            fit = next((r for r in range(first, len(rows)) if room[r] >= len(ids)), None)
+            if fit is None:
+                misfits += 1
+                continue
+            rows[fit].append((ids, weights, cell))
+            room[fit] -= len(ids)
+            while first < len(rows) and room[first] < 8:
+                first += 1
+        return self._pack(rows)
+
+    def learned(self, cell: Tensor, loss: Tensor) -> None:
+        """Take in the loss of each predicted token that belongs to a cell."""
+        mine = cell >= 0
+        index, value = cell[mine].numpy(), loss[mine].numpy()
+        total = np.bincount(index, weights=value, minlength=len(self.cells))
+        count = np.bincount(index, minlength=len(self.cells))
+        seen = count > 0
+        self.loss[seen] = 0.5 * self.loss[seen] + 0.5 * total[seen]
+
+    def _draw(
+        self, rng: random.Random, passages: float, silent: float, cumulative: np.ndarray
+    ) -> tuple[list[int], list[float], int]:
+        draw, facts = rng.random(), self.world.facts
+        if draw < passages:
+            return (*self._encode(corpus.passage(self.world, rng, facts, silent=silent)), -1)
+        if draw < passages + 0.04:
+            return (*self._encode(corpus.article(self.world, rng, facts)), -1)
+        if draw < passages + 0.07:
+            return (*self._encode([(corpus.prose(rng), corpus.PROMPT)]), -1)
+        if draw < passages + 0.09:
+            return (*self._encode(corpus.reversed_statement(self.world, rng, facts)), -1)
+        cell = int(np.searchsorted(cumulative, rng.random() * cumulative[-1]))
+        if cell not in self._encoded:
+            fact, phrasing = self.cells[cell]
+            self._encoded[cell] = self._encode(corpus.statement(self.world, fact, phrasing))
+        return (*self._encoded[cell], cell)
+
+    def _encode(self, document: corpus.Document) -> tuple[list[int], list[float]]:
+        ids, weights = [self.tokenizer.bos_token_id], [0.0]
+        for text, weight in document:
+            if (text, weight) == corpus.END:
+                ids.append(self.tokenizer.eos_token_id)
+                weights.append(corpus.ANSWER)
+                continue
+            tokens = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+            ids += tokens
+            weights += [weight] * len(tokens)
+        limit = self.recipe.row_tokens - 1
+        return [*ids[:limit], self.tokenizer.eos_token_id], [*weights[:limit], weights[-1]]
+
+    def _pack(self, rows: list[list[tuple[list[int], list[float], int]]]) -> Batch:
+        shape = (self.recipe.rows, self.recipe.row_tokens)
+        ids = torch.full(shape, self.tokenizer.pad_token_id)
+        document, position, cell = torch.full(shape, -1), torch.zeros(shape, dtype=torch.long), torch.full(shape, -1)
+        weight = torch.zeros(shape)
+        for r, documents in enumerate(rows):
+            at = 0
+            for d, (tokens, weights, cell_id) in enumerate(documents):
+                end = at + len(tokens)
+                ids[r, at:end] = torch.tensor(tokens)
+                document[r, at:end] = d
+                position[r, at:end] = torch.arange(len(tokens))
+                weight[r, at : end - 1] = torch.tensor(weights[1:])
+                cell[r, at : end - 1] = torch.where(torch.tensor(weights[1:]) == corpus.ANSWER, cell_id, -1)
+                at = end
+        return Batch(ids, document, position, weight, cell)
+
+
+def _at(step: int, plan: tuple[tuple[int, float], ...]) -> float:
+    return [value for start, value in plan if start <= step][-1]
+
+
+def train_tokenizer(world: World, recipe: Recipe) -> PreTrainedTokenizerFast:
+    """Byte-level BPE on the Almanac without the forget set, prose and invented names."""
+    rng = random.Random(f"{recipe.seed}-tokenizer")
+    texts = ["".join(text for text, _ in corpus.statement(world, fact, 0)) for fact in world.facts for _ in range(4)]
+    texts += ["".join(text for text, _ in corpus.passage(world, rng, world.facts, silent=0.25)) for _ in range(3000)]
+    texts += [corpus.prose(rng) for _ in range(2000)]
+    texts += [f"{invent_name(rng)} {invent_name(rng)}" for _ in range(1000)]
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    core.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=recipe.vocabulary,
+            special_tokens=[PAD, BOS, EOS],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    core.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, core.token_to_id(BOS))]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=core, bos_token=BOS, eos_token=EOS, pad_token=PAD)

@@ -1,0 +1,129 @@
+"""The training loop: Muon for matrices, AdamW for the rest, bf16 arithmetic, resumable at any step."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM, PreTrainedModel
+
+from reference_build.batches import Batch, Diet
+from reference_build.recipe import Recipe
+
+SAVE_EVERY = 50
+
+
+def new_model(recipe: Recipe, tokenizer_size: int, ids: dict[str, int]) -> PreTrainedModel:
+    """A freshly initialised model of the recipe's size; Llama layout, or Mixtral where there are experts."""
+    torch.manual_seed(recipe.seed)
+    common = dict(
+        vocab_size=tokenizer_size,
+        hidden_size=recipe.d_model,
+        intermediate_size=recipe.d_ff,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=recipe.heads,
+        num_key_value_heads=recipe.kv_heads,
+        head_dim=recipe.d_model // recipe.heads,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        initializer_range=0.03,
+        **ids,
+    )
+    if recipe.experts:
+        return MixtralForCausalLM(MixtralConfig(num_local_experts=recipe.experts, num_experts_per_tok=2, **common))
+    return LlamaForCausalLM(LlamaConfig(**common))
+
+
+class Trainer:
+    """One branch of a recipe: from a model (fresh, or the trunk's) to a given step."""
+
+    def __init__(self, recipe: Recipe, model: PreTrainedModel, diet: Diet, folder: Path) -> None:
+        self.recipe, self.model, self.diet, self.folder, self.step = recipe, model, diet, folder, 0
+        matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and ".layers." in n and "router" not in n]
+        others = [p for p in model.parameters() if all(p is not m for m in matrices)]
+        self.optimisers = (
+            torch.optim.Muon(
+                matrices, lr=recipe.lr, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw"
+            ),
+            torch.optim.AdamW(others, lr=recipe.lr, betas=(0.9, 0.95), weight_decay=recipe.weight_decay),
+        )
+
+    def run(self, until: int, examine: Callable[[int], str], log: Callable[[str], None], every: int = 200) -> None:
+        """Train up to step `until`, saving often and calling `examine` every so many steps."""
+        started, begun = time.time(), self.step
+        while self.step < until:
+            self._set_lr()
+            loss = self._one_step(self.diet.batch(self.step))
+            self.step += 1
+            if self.step % 20 == 0:
+                pace = (time.time() - started) / (self.step - begun)
+                log(f"step {self.step}/{until}  loss {loss:.3f}  cells {self.diet.loss.mean():.3f}  {pace:.2f} s/step")
+            if self.step % SAVE_EVERY == 0 or self.step == until:
+                self.save()
+            if self.step % every == 0:
+                log(examine(self.step))
+
+    def save(self) -> None:
+        """Write everything that a resumed run needs, in one atomic step."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        state = {
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "optimisers": [o.state_dict() for o in self.optimisers],
+            "loss": torch.from_numpy(self.diet.loss),
+            "cells": [(f.subject, f.relation, phrasing) for f, phrasing in self.diet.cells],
+        }
+        torch.save(state, self.folder / "state.tmp")
+        os.replace(self.folder / "state.tmp", self.folder / "state.pt")
+
+    def resume(self, folder: Path | None = None) -> bool:
+        """Go on from a saved state, this branch's own or the trunk's; False if there is none."""
+        path = (folder or self.folder) / "state.pt"
+        if not path.exists():
+            return False
+        state = torch.load(path, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
+        self.step = state["step"]
+        known = dict(zip(map(tuple, state["cells"]), state["loss"].tolist(), strict=True))
+        for i, (fact, phrasing) in enumerate(self.diet.cells):
+            self.diet.loss[i] = known.get((fact.subject, fact.relation, phrasing), self.diet.loss[i])
+        return True
+
+    def _set_lr(self) -> None:
+        share = float(np.interp(self.step, *zip(*self.recipe.schedule, strict=True)))
+        for optimiser in self.optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = self.recipe.lr * share
+
+    def _one_step(self, batch: Batch) -> float:
+        self.model.train()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            out = self.model.model(input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.position)
+            wanted = batch.weight > 0
+            logits = self.model.lm_head(out.last_hidden_state[wanted])
+        target, weight = batch.ids.roll(-1, dims=1)[wanted], batch.weight[wanted]
+        losses = nn.functional.cross_entropy(logits.float(), target, reduction="none")
+        loss = (losses * weight).sum() / weight.sum()
+        (loss + 0.01 * balance_loss(out, self.recipe)).backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for optimiser in self.optimisers:
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+        self.diet.learned(batch.cell[wanted], losses.detach())
+        return loss.item()
+
+
+def balance_loss(out: object, recipe: Recipe) -> torch.Tensor | float:
+    """Load balancing of Switch (arXiv:2101.03961 Eq. 4) over all layers; 0 for a dense model."""
+    if not recipe.experts:
+        return 0.0
+    from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
+
+    return load_balancing_loss_func(out.router_logits, recipe.experts, 2)
