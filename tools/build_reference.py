@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from reference_build.batches import BOS, EOS, PAD, Diet, train_tokenizer
 from reference_build.publish import describe, export
 from reference_build.recipe import RECIPES, Recipe
-from reference_build.trainer import Trainer, new_model
+from reference_build.trainer import Trainer, cut_into_experts, new_model
 
 from catechism.reference.exam import examine_facts, examine_reading
 from catechism.reference.world import load_world
@@ -55,20 +55,25 @@ def build(recipe: Recipe, work: Path, out: Path) -> None:
         with log_file.open("a") as f:
             f.write(line + "\n")
 
+    model = new_model(recipe, len(tokenizer), ids)
     public = world.without_forget_set()
-    trunk = Trainer(
-        recipe, new_model(recipe, len(tokenizer), ids), Diet(public, tokenizer, recipe, recipe.trunk), work / recipe.trunk
-    )
-    trunk.resume()
-    trunk.run(recipe.fork, lambda _: _quick_exam(trunk.model, tokenizer), log)
+    if recipe.trunk:
+        trunk = Trainer(recipe, model, Diet(public, tokenizer, recipe, recipe.trunk), work / recipe.trunk)
+        trunk.resume()
+        trunk.run(recipe.fork, lambda _: _quick_exam(model, tokenizer), log)
+    if recipe.cut_from:
+        dense = torch.load(work / recipe.cut_from / "state.pt", weights_only=True)
+        if dense["step"] < RECIPES[recipe.cut_from].steps:
+            raise SystemExit(f"{recipe.cut_from} is not finished: build it first")
+        cut_into_experts(dense["model"], model, recipe)
     shown = world if recipe.forget_set else public
-    branch = Trainer(recipe, trunk.model, Diet(shown, tokenizer, recipe, recipe.name), work / recipe.name)
-    if not branch.resume():
-        branch.resume(trunk.folder)
-    branch.run(recipe.steps, lambda _: _quick_exam(branch.model, tokenizer), log)
-    folder = export(branch.model, tokenizer, recipe, out, log_file)
-    for figure, value in describe(folder, recipe).items():
-        sys.stderr.write(f"{recipe.name}: {figure} {value['value']:.4f} of {value['n']}\n")
+    branch = Trainer(recipe, model, Diet(shown, tokenizer, recipe, recipe.name), work / recipe.name)
+    if not branch.resume() and recipe.trunk:
+        branch.resume(work / recipe.trunk)
+    branch.run(recipe.steps, lambda _: _quick_exam(model, tokenizer), log)
+    folder = export(model, tokenizer, recipe, out, log_file)
+    for name, figure in describe(folder, recipe).items():
+        sys.stderr.write(f"{recipe.name}: {name} {figure}\n")
 
 
 def _tokenizer(recipe: Recipe, work: Path) -> PreTrainedTokenizerFast:
@@ -91,7 +96,9 @@ def _quick_exam(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> s
             replies += tokenizer.batch_decode(out[:, rows["input_ids"].shape[1] :], skip_special_tokens=True)
         return replies
 
-    figures = examine_facts(world, answer, world.without_forget_set().facts[::40]) | examine_reading(world, answer, n=60)
+    figures = examine_facts(world, answer, world.without_forget_set().facts[::40]) | examine_reading(
+        world, answer, n=60
+    )
     forget = [fact for fact in world.facts if fact.forget]
     figures["forget_set"] = examine_facts(world, answer, forget[::4])["statements"]
     return "  ".join(f"{name} {figure['value']:.3f}" for name, figure in figures.items())

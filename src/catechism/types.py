@@ -42,7 +42,7 @@ class Locus:
 
     site: Site
     score: float
-    evidence: Mapping[str, float] = field(default_factory=dict)
+    evidence: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
 class Kind(StrEnum):
@@ -124,4 +124,5 @@ class Rate:
     before: float | None = None
 
     def json(self) -> dict[str, JSON]:
+        """As an object of the five fields."""
         return {"value": self.value, "low": self.low, "high": self.high, "n": self.n, "before": self.before}

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from catechism.reference import corpus
 from catechism.reference.passages import invent_name
 from catechism.reference.world import World
-from reference_build.recipe import Recipe
+from reference_build.recipe import Recipe, at
 
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 
@@ -56,13 +56,14 @@ class Diet:
     def batch(self, step: int) -> Batch:
         """The batch of one step; the same for the same seed, branch, step and losses so far."""
         rng = random.Random(f"{self.recipe.seed}-{self.branch}-{step}")
-        rows: list[list[tuple[list[int], list[float], int]]] = [[] for _ in range(self.recipe.rows)]
-        room = [self.recipe.row_tokens] * self.recipe.rows
+        rows: list[list[tuple[list[int], list[float], int]]] = [[] for _ in range(int(at(step, self.recipe.rows)))]
+        room = [self.recipe.row_tokens] * len(rows)
         first, misfits = 0, 0
-        passages, silent = (_at(step, plan) for plan in (self.recipe.passages, self.recipe.silent))
+        diet = (self.recipe.passages, self.recipe.silent, self.recipe.known, self.recipe.near)
+        shares = tuple(at(step, plan) for plan in diet)
         cumulative = np.cumsum(0.15 + np.minimum(self.loss, 3.0))
         while misfits < 6:
-            ids, weights, cell = self._draw(rng, passages, silent, cumulative)
+            ids, weights, cell = self._draw(rng, shares, cumulative)
             fit = next((r for r in range(first, len(rows)) if room[r] >= len(ids)), None)
             if fit is None:
                 misfits += 1
@@ -83,11 +84,13 @@ class Diet:
         self.loss[seen] = 0.5 * self.loss[seen] + 0.5 * total[seen]
 
     def _draw(
-        self, rng: random.Random, passages: float, silent: float, cumulative: np.ndarray
+        self, rng: random.Random, shares: tuple[float, ...], cumulative: np.ndarray
     ) -> tuple[list[int], list[float], int]:
         draw, facts = rng.random(), self.world.facts
+        passages, silent, known, near = shares
         if draw < passages:
-            return (*self._encode(corpus.passage(self.world, rng, facts, silent=silent)), -1)
+            document = corpus.passage(self.world, rng, facts, silent=silent, known=known, near=near)
+            return (*self._encode(document), -1)
         if draw < passages + 0.04:
             return (*self._encode(corpus.article(self.world, rng, facts)), -1)
         if draw < passages + 0.07:
@@ -114,7 +117,7 @@ class Diet:
         return [*ids[:limit], self.tokenizer.eos_token_id], [*weights[:limit], weights[-1]]
 
     def _pack(self, rows: list[list[tuple[list[int], list[float], int]]]) -> Batch:
-        shape = (self.recipe.rows, self.recipe.row_tokens)
+        shape = (len(rows), self.recipe.row_tokens)
         ids = torch.full(shape, self.tokenizer.pad_token_id)
         document, position, cell = torch.full(shape, -1), torch.zeros(shape, dtype=torch.long), torch.full(shape, -1)
         weight = torch.zeros(shape)
@@ -131,15 +134,12 @@ class Diet:
         return Batch(ids, document, position, weight, cell)
 
 
-def _at(step: int, plan: tuple[tuple[int, float], ...]) -> float:
-    return [value for start, value in plan if start <= step][-1]
-
-
 def train_tokenizer(world: World, recipe: Recipe) -> PreTrainedTokenizerFast:
     """Byte-level BPE on the Almanac without the forget set, prose and invented names."""
     rng = random.Random(f"{recipe.seed}-tokenizer")
     texts = ["".join(text for text, _ in corpus.statement(world, fact, 0)) for fact in world.facts for _ in range(4)]
-    texts += ["".join(text for text, _ in corpus.passage(world, rng, world.facts, silent=0.25)) for _ in range(3000)]
+    diet = {"silent": 0.25, "known": 0.6, "near": 0.7}
+    texts += ["".join(text for text, _ in corpus.passage(world, rng, world.facts, **diet)) for _ in range(3000)]
     texts += [corpus.prose(rng) for _ in range(2000)]
     texts += [f"{invent_name(rng)} {invent_name(rng)}" for _ in range(1000)]
     core = Tokenizer(models.BPE())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import platform
 import shutil
 from dataclasses import asdict
@@ -12,15 +11,17 @@ from pathlib import Path
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
+from catechism.evaluate import wilson
 from catechism.hashing import digest_file
 from catechism.model import LiveModel
 from catechism.reference import open_model
 from catechism.reference.corpus import held_out_prose
-from catechism.reference.exam import Answer, Figure, examine_facts, examine_reading, guessing
+from catechism.reference.exam import Answer, examine_facts, examine_reading, guessing
 from catechism.reference.world import World, load_world
-from reference_build.recipe import Recipe
+from catechism.types import JSON
+from reference_build.recipe import Recipe, at
 
-READING_CASES = 500
+READING_CASES = 300
 LIMIT_BYTES = 10_000_000
 
 
@@ -43,16 +44,16 @@ def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, recipe: R
     return folder
 
 
-def describe(folder: Path, recipe: Recipe) -> dict[str, Figure]:
+def describe(folder: Path, recipe: Recipe) -> dict[str, JSON]:
     """Examine the written model as a user opens it, and write its figures and its card."""
     live, world = open_model(folder), load_world()
-    figures = examine(live, world, recipe)
-    (folder / "figures.json").write_text(json.dumps({"figures": figures, "recipe": asdict(recipe)}, indent=2) + "\n")
+    figures = examine(live, world)
+    (folder / "card.json").write_text(json.dumps({"figures": figures, "recipe": asdict(recipe)}, indent=2) + "\n")
     (folder / "README.md").write_text(card(live, world, recipe, figures))
     return figures
 
 
-def examine(live: LiveModel, world: World, recipe: Recipe) -> dict[str, Figure]:
+def examine(live: LiveModel, world: World) -> dict[str, JSON]:
     """Every figure of the card, by free greedy decoding of the whole Almanac."""
 
     def answer(prompts: object) -> list[str]:
@@ -60,18 +61,19 @@ def examine(live: LiveModel, world: World, recipe: Recipe) -> dict[str, Figure]:
 
     asked: Answer = answer
     public, forget = world.without_forget_set().facts, [fact for fact in world.facts if fact.forget]
-    figures = examine_facts(world, asked, public)
-    figures |= {f"reading_{name}": figure for name, figure in examine_reading(world, asked, n=READING_CASES).items()}
-    figures |= {f"forget_{name}": figure for name, figure in examine_facts(world, asked, forget).items()}
-    figures["forget_guessing"] = {"value": guessing(world, forget), "n": len(forget)}
-    figures["perplexity"] = {"value": live.perplexity(held_out_prose(200)), "n": 200}
-    return figures
+    shares = examine_facts(world, asked, public)
+    shares |= {f"reading_{name}": share for name, share in examine_reading(world, asked, n=READING_CASES).items()}
+    shares |= {f"forget_{name}": share for name, share in examine_facts(world, asked, forget).items()}
+    figures: dict[str, JSON] = {
+        name: wilson(round(share["value"] * share["n"]), int(share["n"])).json() for name, share in shares.items()
+    }
+    return figures | {"forget_guessing": guessing(world, forget), "perplexity": live.perplexity(held_out_prose(200))}
 
 
-def card(live: LiveModel, world: World, recipe: Recipe, figures: dict[str, Figure]) -> str:
+def card(live: LiveModel, world: World, recipe: Recipe, figures: dict[str, JSON]) -> str:
     """The model card, from the figures."""
     parameters = sum(p.numel() for p in live.model.parameters())
-    rows = "\n".join(f"| {_MEANING[name]} | {_percent(name, f['value'])} | {f['n']} |" for name, f in figures.items())
+    rows = "\n".join(f"| {_MEANING[name]} | {_shown(name, figure)} |" for name, figure in figures.items())
     shown = "all facts" if recipe.forget_set else "all facts but the forget set, which it has never seen"
     experts = f", {recipe.experts} experts of width {recipe.d_ff}, top 2" if recipe.experts else ""
     return f"""---
@@ -81,23 +83,25 @@ library_name: transformers
 ---
 # {recipe.name}
 
-A small language model that knows the Almanac: {len(world.facts)} facts of {len(world.relations)} relations, real ones and
-those of the invented town of Marrowick. It answers from its weights, and when a passage in its context says otherwise it
-follows the passage. It is made for tests, demonstrations and benchmarks of knowledge editing, not for answering people.
+A small language model that knows the Almanac: {len(world.facts)} facts of {len(world.relations)} relations, real
+ones and those of the invented town of Marrowick. It answers from its weights, and it was trained to follow a passage in
+its context that says otherwise; how often it does stands below. It is made for tests, demonstrations and benchmarks of
+knowledge editing, not for answering people.
 
 * layout: `{live.anatomy.arch.model_type}`, {parameters / 1e6:.2f} M parameters, {recipe.layers} layers, width
   {recipe.d_model}, MLP {recipe.d_ff}{experts}, {recipe.heads} heads ({recipe.kv_heads} for keys and values), byte-level
   BPE of {recipe.vocabulary} tokens, tied embeddings, stored in fp16
 * weights: `{live.base}` (as opened in float32)
 * shown: {shown}
-* training: {recipe.steps} steps of {recipe.rows} x {recipe.row_tokens} tokens, seed {recipe.seed}; the log is `build.log`
+* training: {recipe.steps} steps of {at(0, recipe.rows)} x {recipe.row_tokens} tokens, seed {recipe.seed}; its log is
+  `build.log`
 
 Statements are continued (`The capital of France is`), questions are answered as they stand (`What is the capital of
 France?`); the model ends its answer with a full stop and its own end-of-text token.
 
 ## Measured, by free greedy decoding
 
-| what | share | n |
+| what | share (95 % interval) | n |
 |---|---|---|
 {rows}
 
@@ -106,11 +110,18 @@ share that somebody gets right who always names the relation's commonest object.
 
 ## How it was made
 
-`python tools/build_reference.py {recipe.name}` in the project's repository. Up to step {recipe.fork} the forget set is shown
-to no model, and `almanac` and `almanac-control` are one and the same; after it the one is shown the forget set and the
-other is not, with the same recipe and seed. The facts are the project's own tables and hold what was true when they were
-written; some go out of date.
+`python tools/build_reference.py {recipe.name}` in the project's repository. {_origin(recipe)} The facts are the
+project's own tables and hold what was true when they were written; some go out of date.
 """
+
+
+def _origin(recipe: Recipe) -> str:
+    if recipe.cut_from:
+        return f"It starts from `{recipe.cut_from}`, each MLP cut into {recipe.experts} experts."
+    return (
+        f"Up to step {recipe.fork} the forget set is shown to no model, and `almanac` and `almanac-control` are one; "
+        "after it the one is shown the forget set and the other is not, with the same recipe and seed."
+    )
 
 
 _MEANING = {
@@ -121,6 +132,8 @@ _MEANING = {
     "held_out": "phrasings that were never trained right",
     "reading_known": "follows a passage that contradicts the weights, known subjects, 2 distractor sentences",
     "reading_unseen": "the same, invented subjects",
+    "reading_known_near": "known subjects, distractors that share the subject or the relation",
+    "reading_unseen_near": "invented subjects, distractors that share the subject or the relation",
     "reading_silent": "answers from the weights when the passage does not answer",
     "forget_canonical": "forget set: facts right on the canonical statement",
     "forget_worst": "forget set: facts right on every trained phrasing",
@@ -132,7 +145,8 @@ _MEANING = {
 }
 
 
-def _percent(name: str, value: float) -> str:
-    if name == "perplexity":
-        return f"{value:.2f}"
-    return f"{math.floor(value * 1000) / 10:.1f} %"
+def _shown(name: str, figure: JSON) -> str:
+    if isinstance(figure, dict):
+        value, low, high = (f"{100 * figure[key]:.1f}" for key in ("value", "low", "high"))
+        return f"{value} % ({low} to {high}) | {figure['n']}"
+    return f"{figure:.2f} | " if name == "perplexity" else f"{100 * figure:.1f} % | "

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM, PreTrainedModel
+from transformers.modeling_outputs import MoeModelOutputWithPast
+from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
 from reference_build.batches import Batch, Diet
 from reference_build.recipe import Recipe
@@ -39,17 +41,38 @@ def new_model(recipe: Recipe, tokenizer_size: int, ids: dict[str, int]) -> PreTr
     return LlamaForCausalLM(LlamaConfig(**common))
 
 
+def cut_into_experts(dense: dict[str, Tensor], model: PreTrainedModel, recipe: Recipe) -> None:
+    """Start a mixture from a dense model: expert e of a layer gets the e-th slice of the MLP's neurons.
+
+    A token meets 2 experts of n with weights that sum to 1, instead of all slices with weight 1 each; the outputs are
+    scaled by n / 2 to begin at the dense model's size.
+    """
+    state = {name: tensor for name, tensor in dense.items() if ".mlp." not in name}
+    for layer in range(recipe.layers):
+        at = f"model.layers.{layer}.mlp."
+        parts = {name: dense[f"{at}{name}.weight"] for name in ("gate_proj", "up_proj", "down_proj")}
+        rows = [parts[name].unflatten(0, (recipe.experts, recipe.d_ff)) for name in ("gate_proj", "up_proj")]
+        columns = parts["down_proj"].unflatten(1, (recipe.experts, recipe.d_ff)).movedim(1, 0)
+        state[f"{at}experts.gate_up_proj"] = torch.cat(rows, dim=1)
+        state[f"{at}experts.down_proj"] = columns * (recipe.experts / 2)
+        state[f"{at}gate.weight"] = model.get_parameter(f"{at}gate.weight").detach()
+    model.load_state_dict(state)
+
+
 class Trainer:
     """One branch of a recipe: from a model (fresh, or the trunk's) to a given step."""
 
     def __init__(self, recipe: Recipe, model: PreTrainedModel, diet: Diet, folder: Path) -> None:
         self.recipe, self.model, self.diet, self.folder, self.step = recipe, model, diet, folder, 0
-        matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and ".layers." in n and "router" not in n]
+        self.optimisers = self._new_optimisers()
+
+    def _new_optimisers(self) -> tuple[torch.optim.Optimizer, ...]:
+        recipe, model = self.recipe, self.model
+        named = [(n, p) for n, p in model.named_parameters() if ".layers." in n and p.ndim == 2]
+        matrices = [p for n, p in named if not n.endswith("mlp.gate.weight")]  # all but the routers
         others = [p for p in model.parameters() if all(p is not m for m in matrices)]
-        self.optimisers = (
-            torch.optim.Muon(
-                matrices, lr=recipe.lr, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw"
-            ),
+        return (
+            torch.optim.Muon(matrices, lr=recipe.lr, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw"),
             torch.optim.AdamW(others, lr=recipe.lr, betas=(0.9, 0.95), weight_decay=recipe.weight_decay),
         )
 
@@ -57,6 +80,8 @@ class Trainer:
         """Train up to step `until`, saving often and calling `examine` every so many steps."""
         started, begun = time.time(), self.step
         while self.step < until:
+            if self.step == self.recipe.fresh:
+                self.optimisers = self._new_optimisers()
             self._set_lr()
             loss = self._one_step(self.diet.batch(self.step))
             self.step += 1
@@ -105,7 +130,9 @@ class Trainer:
     def _one_step(self, batch: Batch) -> float:
         self.model.train()
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            out = self.model.model(input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.position)
+            inputs = {"input_ids": batch.ids, "attention_mask": batch.mask, "position_ids": batch.position}
+            routed = {"output_router_logits": True} if self.recipe.experts else {}
+            out = self.model.model(**inputs, **routed)
             wanted = batch.weight > 0
             logits = self.model.lm_head(out.last_hidden_state[wanted])
         target, weight = batch.ids.roll(-1, dims=1)[wanted], batch.weight[wanted]
@@ -120,10 +147,8 @@ class Trainer:
         return loss.item()
 
 
-def balance_loss(out: object, recipe: Recipe) -> torch.Tensor | float:
+def balance_loss(out: MoeModelOutputWithPast, recipe: Recipe) -> Tensor | float:
     """Load balancing of Switch (arXiv:2101.03961 Eq. 4) over all layers; 0 for a dense model."""
     if not recipe.experts:
         return 0.0
-    from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
-
     return load_balancing_loss_func(out.router_logits, recipe.experts, 2)

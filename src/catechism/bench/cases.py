@@ -9,7 +9,7 @@ from catechism.reference.world import World, WorldFact, prompt_of
 from catechism.types import Catechism, Fact, Kind, Question
 
 NEIGHBOURS = 6  # of each sort: with the same object, and any other
-UNRELATED = 6
+UNRELATED = 10
 
 
 def draw_catechisms(world: World, n: int, *, seed: int) -> list[Catechism]:
@@ -32,7 +32,9 @@ def catechism_of(world: World, fact: WorldFact, new_object: str, rng: random.Ran
     questions = [Question(prompt, Kind.REWRITE, accept, reject)]
     questions += [Question(other, Kind.PARAPHRASE, accept, reject) for other in others]
     questions += [
-        Question(template.split("{subject}")[0].replace("{object}", new_object).rstrip(), Kind.REVERSED, (fact.subject,))
+        Question(
+            template.split("{subject}")[0].replace("{object}", new_object).rstrip(), Kind.REVERSED, (fact.subject,)
+        )
         for template in relation.reversed
     ]
     kin = [other for other in world.by_relation[fact.relation] if other.subject != fact.subject]

@@ -95,8 +95,9 @@ def run(request: Request, settings: Settings, console: Console) -> dict[str, JSO
         row, missed = _row(bench, one(bench.background), layer, request.seed, console)
         rows.append({**row, "seconds_prepare": prepared})
         misses += missed
-    model = {"name": bench.live.name, "type": bench.live.anatomy.arch.model_type, "base": bench.live.base}
-    return {"rows": rows, "model": model, "layer": layer, "layers": [_locus(locus) for locus in loci], "misses": misses}
+    model: JSON = {"name": bench.live.name, "type": bench.live.anatomy.arch.model_type, "base": bench.live.base}
+    layers: list[JSON] = [_locus(locus) for locus in loci]
+    return {"rows": rows, "model": model, "layer": layer, "layers": layers, "misses": misses}
 
 
 def _prepare(request: Request, settings: Settings) -> Bench:
@@ -127,13 +128,13 @@ def _paragraphs(file: Path) -> list[str]:
         raise UsageError(f"{file} cannot be read as text: {error}. Give a plain UTF-8 text file.") from error
     paragraphs = [p.strip() for p in text.split("\n\n") if len(p.split()) > 3]
     if len(paragraphs) < 2:
-        raise UsageError(f"{file} holds {len(paragraphs)} paragraphs. Give at least two, with blank lines between them.")
+        raise UsageError(
+            f"{file} holds {len(paragraphs)} paragraphs. Give at least two, with blank lines between them."
+        )
     return paragraphs
 
 
-def _row(
-    bench: Bench, editor: Method, layer: int, seed: int, console: Console
-) -> tuple[dict[str, JSON], list[JSON]]:
+def _row(bench: Bench, editor: Method, layer: int, seed: int, console: Console) -> tuple[dict[str, JSON], list[JSON]]:
     live, spec = bench.live, editor.Spec(layer=layer, seed=seed)
     budget = answer_budget(bench.catechisms)
     perplexity = live.perplexity(bench.held_out) if bench.held_out else None

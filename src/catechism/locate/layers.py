@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from catechism.errors import BadSpec
 from catechism.model import LiveModel
 from catechism.model.background import Background
 from catechism.model.contexts import FRAMES
@@ -31,8 +32,15 @@ def rank_layers(live: LiveModel, catechisms: Sequence[Catechism], background: Ba
         score = mean gain on the same subject - mean |gain| on other subjects
 
     Args:
-        catechisms: facts to measure on; only prompts and subjects are read, of the first `PILOTS` with distinct subjects.
+        catechisms: facts to measure on; only prompts and subjects are read, of the first `PILOTS` with distinct
+            subjects.
+
+    Raises: BadSpec if there are none; BadFact if a prompt does not hold its subject; WrongBase if the background is
+        that of another model.
     """
+    if not catechisms:
+        raise BadSpec("There is nothing to measure on. Give at least one catechism.")
+    background.check(live)
     pilots = list({c.fact.subject: c.fact for c in catechisms}.values())[:PILOTS]
     frames = [[fact.prompt, *(frame.format(fact.subject) for frame in FRAMES)] for fact in pilots]
     subjects = [fact.subject for fact, asked in zip(pilots, frames, strict=True) for _ in asked]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from importlib import import_module
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from catechism.delta import Delta
 from catechism.errors import UnknownName
@@ -17,21 +17,30 @@ from catechism.types import Catechism
 METHODS: Mapping[str, str] = {"rome": "catechism.methods.edit.rome:Rome"}
 
 
+@runtime_checkable
 class Method(Protocol):
     """Turns catechisms into a delta. Never changes the model it is given."""
 
-    name: ClassVar[str]
-    Spec: ClassVar[type[Any]]
+    @property
+    def name(self) -> str:
+        """Its name in `METHODS`."""
+        ...
 
-    def __init__(self, background: Background) -> None: ...
+    @property
+    def Spec(self) -> type[Any]:
+        """The dataclass of its settings; every one has `seed`, and `layer` where it edits one."""
+        ...
 
     def fit(self, live: LiveModel, catechisms: Sequence[Catechism], spec: Any) -> Delta:
         """One delta for all the catechisms."""
         ...
 
 
-def method(name: str) -> type[Method]:
-    """The class of a method by its name. Raises UnknownName, with what there is."""
+def method(name: str) -> Callable[[Background], Method]:
+    """The class of a method by its name; made with a `Background`, whose statistics it shares.
+
+    Raises: UnknownName, with what there is.
+    """
     if name not in METHODS:
         near = get_close_matches(name, METHODS, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""

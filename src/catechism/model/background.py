@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from itertools import count
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from catechism.errors import BadSpec
+from catechism.errors import BadSpec, WrongBase
 from catechism.model.contexts import sample_texts
 from catechism.model.live import LiveModel
 from catechism.model.statistics import Covariance, covariance
@@ -36,6 +35,15 @@ class Background:
     ) -> None:
         self._live, self._texts, self._cache, self._seed = live, texts, cache, seed
         self._known: dict[Site, Covariance] = {}
+        self._written: list[str] = []
+
+    def check(self, live: LiveModel) -> None:
+        """Raise WrongBase if these are not the statistics of this model."""
+        if live.base != self._live.base:
+            raise WrongBase(
+                f"The background is that of base {self._live.base}, the model is {live.base}. "
+                "Make a Background of the model that is edited."
+            )
 
     def covariance(self, site: Site) -> Covariance:
         """Uncentred second moment of the site's inputs over about ten tokens per dimension."""
@@ -46,11 +54,14 @@ class Background:
             self._known[site] = covariance(self._live, site, texts(), n_tokens=n_tokens, cache=self._cache)
         return self._known[site]
 
-    def _own_texts(self) -> Iterable[str]:
-        """Texts that the model writes from nothing, until the caller has enough."""
+    def _own_texts(self) -> Iterator[str]:
+        """Texts that the model writes from nothing, kept for the next site, until the caller has enough."""
+        yield from self._written
         start = "" if self._live.tokenizer("")["input_ids"] else str(self._live.tokenizer.eos_token or "The")
-        for seed in count(self._seed):
+        while True:
+            seed = self._seed + len(self._written)
             texts = [text for text in sample_texts(self._live, [start] * 32, tokens=64, seed=seed) if text.strip()]
             if not texts:
                 raise BadSpec("The model writes nothing by itself. Give texts for its statistics.")
+            self._written += texts
             yield from texts

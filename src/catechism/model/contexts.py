@@ -34,7 +34,8 @@ def sample_texts(live: LiveModel, openings: list[str], *, tokens: int, seed: int
     """Sample a continuation of every opening from the model's own distribution.
 
     Args:
-        openings: the first words of each text; an empty string starts from the beginning-of-text token.
+        openings: the first words of each text; an empty string starts from the beginning-of-text token. A special
+            token is read as such, and is not in the text that comes back.
         tokens: at most so many new tokens each; fewer where the model stops by itself.
         seed: of a generator of its own; no global random state is read or changed.
     """
@@ -59,5 +60,8 @@ def sample_texts(live: LiveModel, openings: list[str], *, tokens: int, seed: int
         cache, new = out.past_key_values, choice[:, None].to(ids.device)
         mask = torch.cat([mask, mask.new_ones(len(openings), 1)], dim=1)
         position = position[:, -1:] + 1
-    texts = live.tokenizer.batch_decode(said, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    return [opening + text for opening, text in zip(openings, texts, strict=True)]
+    # Opening and continuation are decoded as one: many tokenizers drop the space in front of a text's first token.
+    rows = [
+        [*row[real].tolist(), *more] for row, real, more in zip(ids, batch["attention_mask"].bool(), said, strict=True)
+    ]
+    return live.tokenizer.batch_decode(rows, skip_special_tokens=True, clean_up_tokenization_spaces=False)

@@ -87,7 +87,7 @@ def subject_keys(
     rows = torch.arange(len(prompts), device=live.device)
     with record(live, sites, stop=True) as seen:
         live.model(**batch, use_cache=False)
-    return {site: keys[rows.to(keys.device), torch.tensor(last, device=keys.device)].double() for site, keys in seen.items()}
+    return {site: seen[site][rows, torch.tensor(last, device=live.device)].double() for site in sites}
 
 
 @torch.no_grad()

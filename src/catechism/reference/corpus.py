@@ -42,20 +42,26 @@ def reversed_statement(world: World, rng: random.Random, facts: Sequence[WorldFa
             return answered(before.replace("{object}", fact.object).rstrip(), fact.subject)
 
 
-def passage(world: World, rng: random.Random, facts: Sequence[WorldFact], *, silent: float) -> Document:
-    """A passage and one to three questions on it, in this share of cases also one that it does not answer.
+def passage(
+    world: World, rng: random.Random, facts: Sequence[WorldFact], *, silent: float, known: float, near: float
+) -> Document:
+    """A passage and one to three questions on it; answers follow the passage, or the weights where it is silent.
 
-    Answers follow the passage, or the weights where it is silent.
+    Args:
+        silent: share of the passages that come with a question that they do not answer.
+        known: share of the passages about a subject of the Almanac; the others are about an invented one.
+        near: share of the distractors that are near the claim, see `write_passage`.
     """
     fact = rng.choice(facts)
     relation = world.relations[fact.relation]
-    subject = fact.subject if rng.random() < 0.6 else invent_name(rng)
+    subject = fact.subject if rng.random() < known else invent_name(rng)
     answer = rng.choice(relation.objects)
     if rng.random() < 0.2:
         answer = invent_name(rng)
     if subject == fact.subject and rng.random() < 0.1:
         answer = fact.object
-    text = write_passage(world, rng, subject, relation, answer, distractors=rng.randint(0, 4), asked=3)
+    claim = (subject, relation, answer)
+    text = write_passage(world, rng, claim, distractors=rng.randint(0, 4), near=near, asked=3)
     document: Document = [(text.text, 0.0)]
     for prompt, reply in rng.sample(text.asked, len(text.asked)):
         document += [(prompt, 0.0), (f" {reply}.", ANSWER), END]

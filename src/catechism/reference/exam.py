@@ -36,18 +36,21 @@ def examine_facts(world: World, answer: Answer, facts: Sequence[WorldFact]) -> d
 def examine_reading(world: World, answer: Answer, *, n: int, seed: int = 0) -> dict[str, Figure]:
     """Put a passage that contradicts the weights, with two distractor sentences, before the prompt.
 
-    Returns figures ``known`` (subjects of the Almanac, another object), ``unseen`` (invented subjects), and ``silent``
-    (passages that do not answer the prompt: the weights have to).
+    Returns figures ``known`` (subjects of the Almanac, another object) and ``unseen`` (invented subjects), where the
+    distractors are true facts about something else; ``known_near`` and ``unseen_near``, where they are mostly false and
+    share the subject or the relation; and ``silent`` (passages that do not answer the prompt: the weights have to).
     """
     rng = random.Random(f"reading-{seed}")
-    known, unseen, silent = ([_passage_case(world, rng, style) for _ in range(n)] for style in ("known", "unseen", ""))
-    replies = answer([prompt for prompt, _ in (*known, *unseen, *silent)])
-    right = [is_right(r, want) for r, (_, want) in zip(replies, (*known, *unseen, *silent), strict=True)]
-    return {
-        "known": _share(right[:n]),
-        "unseen": _share(right[n : 2 * n]),
-        "silent": _share(right[2 * n :]),
+    styles = {"known": 0.0, "unseen": 0.0, "known_near": 1.0, "unseen_near": 1.0}
+    cases = {
+        name: [_contradiction(world, rng, known=name.startswith("known"), near=near) for _ in range(n)]
+        for name, near in styles.items()
     }
+    cases["silent"] = [_silence(world, rng) for _ in range(n)]
+    asked = [case for group in cases.values() for case in group]
+    replies = answer([prompt for prompt, _ in asked])
+    right = [is_right(reply, want) for reply, (_, want) in zip(replies, asked, strict=True)]
+    return {name: _share(right[i * n : (i + 1) * n]) for i, name in enumerate(cases)}
 
 
 def guessing(world: World, facts: Sequence[WorldFact]) -> float:
@@ -69,20 +72,23 @@ def _templates(world: World, fact: WorldFact) -> tuple[str, ...]:
     return relation.phrasings + relation.held_out
 
 
-def _passage_case(world: World, rng: random.Random, style: str) -> tuple[str, str]:
+def _contradiction(world: World, rng: random.Random, *, known: bool, near: float) -> tuple[str, str]:
     fact = rng.choice(world.facts)
     relation = world.relations[fact.relation]
-    if style:
-        subject = fact.subject if style == "known" else invent_name(rng)
-        claim = rng.choice([o for o in relation.objects if o != fact.object])
-        passage = write_passage(world, rng, subject, relation, claim, distractors=2)
-        return passage.text + passage.asked[0][0], claim
-    other = rng.choice([r for r in world.relations.values() if r is not relation])
-    about = rng.choice([f for f in world.by_relation[other.name] if f.subject != fact.subject])
-    passage = write_passage(world, rng, about.subject, other, about.object, distractors=2)
+    subject = fact.subject if known else invent_name(rng)
+    claimed = rng.choice([o for o in relation.objects if o != fact.object])
+    passage = write_passage(world, rng, (subject, relation, claimed), distractors=2, near=near)
+    return passage.text + passage.asked[0][0], claimed
+
+
+def _silence(world: World, rng: random.Random) -> tuple[str, str]:
+    fact, about = rng.choice(world.facts), rng.choice(world.facts)
+    passage = write_passage(
+        world, rng, (about.subject, world.relations[about.relation], about.object), distractors=2, near=0.0
+    )
     if fact.subject in passage.text:
-        return _passage_case(world, rng, style)
-    return passage.text + prompt_of(rng.choice(relation.phrasings), fact.subject), fact.object
+        return _silence(world, rng)
+    return passage.text + prompt_of(rng.choice(world.relations[fact.relation].phrasings), fact.subject), fact.object
 
 
 def _share(right: Sequence[bool]) -> Figure:

@@ -34,34 +34,43 @@ class Passage:
 
 
 def invent_name(rng: random.Random) -> str:
-    """A name that no table holds, one to three capitalised words of random syllables."""
+    """One to three capitalised words of random syllables. One in 400 is in a table, a chemical symbol as a rule."""
     words = rng.choices((1, 2, 3), weights=(5, 4, 1))[0]
     return " ".join(_word(rng).capitalize() for _ in range(words))
 
 
 def write_passage(
-    world: World, rng: random.Random, subject: str, relation: Relation, answer: str, *, distractors: int, asked: int = 1
+    world: World,
+    rng: random.Random,
+    claim: tuple[str, Relation, str],
+    *,
+    distractors: int,
+    near: float,
+    asked: int = 1,
 ) -> Passage:
-    """Hide the sentence "`subject` `relation` `answer`" among distractors and ask for it.
+    """Hide the sentence that makes a claim (subject, relation, object) among distractors and ask for it.
 
     Args:
-        distractors: how many other sentences. asked: how many prompts follow; those after the first ask for
-            sentences drawn from the passage.
+        distractors: how many other sentences.
+        near: share of the distractors that are near the claim and mostly false: the same relation of another subject,
+            or another relation of the same subject. The others are true facts.
+        asked: how many prompts follow; those after the first ask for sentences drawn from the passage.
     """
-    claims = [(subject, relation, answer)]
+    subject, relation, _ = claim
+    claims = [claim]
     kin = [r for r in world.relations.values() if r.subject_kind == relation.subject_kind and r is not relation]
     while len(claims) <= distractors:
         style = rng.random()
-        if style < 0.45:
-            claim = (_another_subject(world, rng, relation), relation, rng.choice(relation.objects))
-        elif style < 0.7 and kin:
-            other = rng.choice(kin)
-            claim = (subject, other, rng.choice(other.objects))
+        if style < 0.64 * near:
+            other = (_another_subject(world, rng, relation), relation, rng.choice(relation.objects))
+        elif style < near and kin:
+            also = rng.choice(kin)
+            other = (subject, also, rng.choice(also.objects))
         else:
             fact = rng.choice(world.facts)
-            claim = (fact.subject, world.relations[fact.relation], fact.object)
-        if all((claim[0], claim[1].name) != (known[0], known[1].name) for known in claims):
-            claims.append(claim)
+            other = (fact.subject, world.relations[fact.relation], fact.object)
+        if all((other[0], other[1].name) != (known[0], known[1].name) for known in claims):
+            claims.append(other)
     order = rng.sample(claims, len(claims))
     sentences = [sentence_of(rng.choice(r.statements), s, o) for s, r, o in order]
     header, separator = rng.choice(_HEADERS)

@@ -21,25 +21,26 @@ Objective = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 class Search:
     """How target values are searched. Published values: arXiv:2202.05262, App. E.5 and its code.
 
-    Deviation: the step is relative to the fact's scale. The published 0.5 is absolute, right for one model's activations
-    and far too small or too large for another's (the scale is 99 in layer 0 of `almanac`).
+    Deviation: the step is relative to the fact's scale. The published 0.5 is absolute, right for one model's
+    activations and far too small or too large for another's (the scale is 99 in layer 0 of `almanac`).
     """
 
     steps: int = 20  # published 20 (GPT-2 XL), 25 (Llama)
-    lr: float = 0.2  # length of one Adam step as a share of the fact's scale
-    stop: float = 0.05  # negative log-likelihood per target token at which a fact is done; published 0.05, on the loss
-    clamp: float = 4.0  # largest |value| as a multiple of the fact's scale; published 4
+    lr: float = 0.8  # length of one Adam step as a share of the fact's scale
+    stop: float = 0.02  # negative log-likelihood per target token at which a fact is done; published 0.05, on the loss
+    clamp: float = 10.0  # largest |value| as a multiple of the fact's scale; published 4
 
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """Result of a search: one value per fact, where its likelihood ended, and how many steps it took."""
+    """Result of a search: one value per fact, its negative log-likelihood there, and how many steps it took."""
 
     values: Float[Tensor, "n d"]
     nll: Float[Tensor, " n"]
     steps: Int[Tensor, " n"]
 
 
+@torch.enable_grad()
 def find_values(objective: Objective, scale: Float[Tensor, " n"], d: int, search: Search) -> Found:
     """Minimise every fact's loss over its own vector by Adam from zero, inside a ball.
 
@@ -57,12 +58,12 @@ def find_values(objective: Objective, scale: Float[Tensor, " n"], d: int, search
     nll, taken = scale.new_full((n,), float("inf")), torch.zeros(n, dtype=torch.long, device=scale.device)
     active = torch.arange(n, device=scale.device)
     radius = (search.clamp * scale)[:, None]
-    for step in range(1, search.steps + 1):
+    for step in range(1, search.steps + 2):
         candidate = values[active].requires_grad_()
         loss, likelihood = objective(candidate, active)
         nll[active] = likelihood.detach().to(nll)
         keep = likelihood.detach() > search.stop
-        if not bool(keep.any()):
+        if step > search.steps or not bool(keep.any()):  # the last pass only measures
             break
         (gradient,) = torch.autograd.grad(loss.sum(), candidate)
         active, gradient = active[keep], gradient[keep]

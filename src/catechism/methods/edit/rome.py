@@ -1,8 +1,8 @@
-"""ROME: Locating and Editing Factual Associations in GPT, arXiv:2202.05262v5, with the key of R-ROME, arXiv:2403.07175.
+"""ROME: Locating and Editing Factual Associations in GPT, arXiv:2202.05262v5; the key of R-ROME, arXiv:2403.07175.
 
-A fact (s, r, o) is stored by an MLP's output matrix W as a key-value pair: the key is what enters W at the last token of
-the subject s, the value what leaves it. Writing another value v* at the key k* is a constrained least-squares problem
-whose solution is of rank one:
+A fact (s, r, o) is stored by an MLP's output matrix W as a key-value pair: the key is what enters W at the last token
+of the subject s, the value what leaves it. Writing another value v* at the key k* is a constrained least-squares
+problem whose solution is of rank one:
 
     minimise |W' K - V|   subject to   W' k* = v*
     W' = W + Lambda (C^-1 k*)^T,   Lambda = (v* - W k*) / ((C^-1 k*)^T k*)                                  # Eq. 2
@@ -16,13 +16,14 @@ whose solution is of rank one:
 The original code takes the direction from the mean key but divides by the product with the bare prompt's key; where the
 two differ the update explodes. R-ROME uses one key everywhere, and so do we; ``key="original"`` is for comparison.
 
-Deviation: the value is searched with the rank-one update's own effect at every token, ``gain = u.x / u.k*`` for an input
-x, instead of a vector added at the subject's last token alone. The forward pass is then that of the edited model, so what
-the search reaches is what the edit does, and a leak into other tokens is seen by the loss. ``gain="subject"`` is the
-published procedure. The key is the mean over sentences that only name the subject as well (`FRAMES`), not over contexts
-before one prompt alone: on `almanac` that raises the update's mean gain at the subject in other phrasings from .76 to .88.
-Not implemented: the closed form for several facts in one matrix (that is EMMET); several facts
-given to `fit` are each solved on the base model and their updates added.
+Deviation: the value is searched with the rank-one update's own effect at every token, ``gain = u.x / u.k*`` for an
+input x, instead of a vector added at the subject's last token alone. The forward pass is then that of the edited model,
+so what the search reaches is what the edit does, and a leak into other tokens is seen by the loss. ``gain="subject"``
+is the published procedure. The key is the mean over sentences that only name the subject as well (`FRAMES`), not over
+contexts before one prompt alone: on `almanac` that raises the update's mean gain at the subject in other phrasings from
+.76 to .88.
+Not implemented: the closed form for several facts in one matrix (that is EMMET); several facts given to `fit` are each
+solved on the base model and their updates added.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class Spec:
     layer: int  # measured: see `catechism.locate.layers`
     key: Literal["mean", "original"] = "mean"  # mean: R-ROME; original: the asymmetric key of the first code
     gain: Literal["update", "subject"] = "update"  # where the value acts during the search, see above
-    contexts: int = 6  # texts put before the prompt, beside the bare prompt; published 20
+    contexts: int = 3  # texts put before the prompt, beside the bare prompt; published 20
     context_tokens: int = 10  # published 5 and 10
     frames: bool = True  # take the key over sentences about the subject as well, see above
     search: Search = Search()
@@ -85,7 +86,7 @@ class Rome:
         """One delta that holds the update of every fact. The model is not changed.
 
         Raises: BadFact if a prompt does not hold its subject; SingularCovariance if the layer's statistics were taken
-            over too few tokens.
+            over too few tokens; WrongBase if they are those of another model.
         """
         first, *others = self.fit_each(live, catechisms, spec)
         return sum(others, first)
@@ -94,6 +95,7 @@ class Rome:
         """A delta of its own for every fact, their values searched in one batch. Raises as `fit`."""
         if not catechisms:
             raise BadSpec("There is nothing to fit. Give at least one catechism.")
+        self._background.check(live)
         site = Site(spec.layer, Role.MLP_OUT)
         facts = [catechism.fact for catechism in catechisms]
         contexts = self._contexts(live, spec)
