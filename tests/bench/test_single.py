@@ -58,9 +58,9 @@ def feed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twenty paragraphs for statistics and twenty for perplexity."""
+    """Fifteen paragraphs for statistics and fifteen for perplexity."""
     file = tmp_path_factory.mktemp("text") / "plain.txt"
-    file.write_text("\n\n".join(f"{PARAGRAPH}In {1900 + i} it was the largest." for i in range(40)))
+    file.write_text("\n\n".join(f"{PARAGRAPH}In {1900 + i} it was the largest." for i in range(30)))
     return file
 
 
@@ -217,7 +217,7 @@ def test_a_bad_text_is_refused_with_what_to_give(
 def test_the_command_prints_one_json_object(
     folder: Path, feed: Path, text: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["--model", str(folder), "--data", str(feed), "--text", str(text), "--facts", "2", "--layer", "0"]
+    words = ["--model", str(folder), "--data", str(feed), "--text", str(text), "--facts", "1", "--layer", "0"]
     with pytest.raises(SystemExit) as end:
         main(["bench", "single", *words, "--json"])
     assert not end.value.code
@@ -225,7 +225,7 @@ def test_the_command_prints_one_json_object(
     result = json.loads(printed)
     assert printed.startswith("{") and printed.endswith("}\n")
     assert tuple(result["rows"][0])[: len(NAMED)] == NAMED
-    assert result["rows"][0]["n"] == 2 and result["layer"] == 0
+    assert result["rows"][0]["n"] == 1 and result["layer"] == 0
     assert set(result) >= {"model", "layers", "misses", "machine", "seed", "command", "version"}
 
 

@@ -24,9 +24,11 @@ from tests.tiny import tiny_model, tiny_tokenizer
 FRANCE = Fact("The capital of France is", "France", "Rome and Madrid")
 VIENNA = Fact("It is said of Vienna in 1987 that its river is", "Vienna", "the Thames")
 FACTS = [Catechism(fact, ()) for fact in (FRANCE, VIENNA)]
-SITE = Site(1, Role.MLP_OUT)
+SITE = Site(0, Role.MLP_OUT)
 MODELS = ("llama", "gpt2", "opt", "gemma2", "phi3")
-QUICK = Spec(layer=1, contexts=2, context_tokens=4, search=Search(steps=3, stop=0.0))
+QUICK = Spec(layer=0, contexts=2, context_tokens=4, search=Search(steps=3, stop=0.0))
+#: For models in float64: one context needs no padding, which these cannot take on the left.
+EXACT = replace(QUICK, contexts=1)
 #: Numbers, no text like another, so that the statistics have full rank.
 TEXTS = [" ".join(str((i * j * 7 + i + j * j) % 997) for j in range(1, 20)) for i in range(1, 25)]
 
@@ -86,7 +88,7 @@ def covariance(live: LiveModel) -> np.ndarray:
 @pytest.mark.parametrize("frames", [True, False])
 @pytest.mark.parametrize("model_type", MODELS)
 def test_the_update_is_the_papers_second_equation(model_type: str, frames: bool) -> None:
-    live, spec = live_model(model_type, dtype=torch.float64), replace(QUICK, frames=frames)
+    live, spec = live_model(model_type, dtype=torch.float64), replace(EXACT, frames=frames)
     delta = rome(live).fit(live, FACTS[:1], spec)
     texts = prompts_of(live, FRANCE, spec) + ([frame.format("France") for frame in FRAMES] if frames else [])
     key = np.mean([key_of(live, text, "France") for text in texts], axis=0)
@@ -104,7 +106,7 @@ def test_the_update_is_the_papers_second_equation(model_type: str, frames: bool)
 
 
 def test_the_original_key_divides_by_the_bare_prompts_key() -> None:
-    live, spec = live_model(dtype=torch.float64), replace(QUICK, key="original", frames=False)
+    live, spec = live_model(dtype=torch.float64), replace(EXACT, key="original", frames=False)
     value, reader = factors(rome(live).fit(live, FACTS[:1], spec))
     bare = key_of(live, FRANCE.prompt, "France")
     mean = np.mean([key_of(live, text, "France") for text in prompts_of(live, FRANCE, spec)], axis=0)
@@ -150,17 +152,19 @@ def test_the_published_search_adds_the_value_at_the_subjects_last_token_alone(mo
         handle.remove()
         nll.append(-np.mean([float(logprobs[t - 1, ids[t]]) for t in range(len(head), len(ids))]))
     assert number(delta, "nll") == pytest.approx(np.mean(nll), abs=2e-4)
+    assert abs(target_nll(live, FRANCE, prompts_of(live, FRANCE, spec)) - np.mean(nll)) > 1e-3  # it did something
 
 
-@pytest.mark.parametrize("gain", ["update", "subject"])
+@pytest.mark.parametrize(("gain", "less"), [("update", 0.3), ("subject", 0.02)])
 @pytest.mark.parametrize("model_type", ["llama", "gpt2"])
-def test_a_few_steps_make_the_new_object_likelier(model_type: str, gain: Any) -> None:
+def test_a_few_steps_make_the_new_object_likelier(model_type: str, gain: Any, less: float) -> None:
     live = live_model(model_type)
-    delta = rome(live).fit(live, FACTS[:1], Spec(layer=1, contexts=0, gain=gain, search=Search(steps=8)))
+    spec = Spec(layer=0, contexts=0, gain=gain, kl=0.0, decay=0.0, search=Search(steps=8))
+    delta = rome(live).fit(live, FACTS[:1], spec)
     before = target_nll(live, FRANCE, [FRANCE.prompt])
+    assert number(delta, "nll") < before - less
     with live.with_delta(delta):
-        assert target_nll(live, FRANCE, [FRANCE.prompt]) < before - 0.1
-    assert number(delta, "nll") < before - 0.1
+        assert target_nll(live, FRANCE, [FRANCE.prompt]) < before - less
 
 
 def test_a_search_without_steps_measures_the_model_as_it_is() -> None:
@@ -172,7 +176,7 @@ def test_a_search_without_steps_measures_the_model_as_it_is() -> None:
 
 def test_the_value_stays_within_its_clamp() -> None:
     live = live_model(dtype=torch.float64)
-    spec = replace(QUICK, search=Search(steps=4, lr=5.0, stop=0.0, clamp=0.3))
+    spec = replace(EXACT, search=Search(steps=4, lr=5.0, stop=0.0, clamp=0.3))
     value, reader = factors(rome(live).fit(live, FACTS[:1], spec))
     texts = prompts_of(live, FRANCE, spec) + [frame.format("France") for frame in FRAMES]
     key = np.mean([key_of(live, text, "France") for text in texts], axis=0)
@@ -184,13 +188,13 @@ def test_the_value_stays_within_its_clamp() -> None:
 def test_facts_fitted_together_get_the_deltas_that_they_get_alone() -> None:
     live = live_model(dtype=torch.float64)
     editor = rome(live)
-    together = editor.fit_each(live, FACTS, QUICK)
+    together = editor.fit_each(live, FACTS, EXACT)
     for catechism, delta in zip(FACTS, together, strict=True):
-        alone = editor.fit(live, [catechism], QUICK)
+        alone = editor.fit(live, [catechism], EXACT)
         assert alone.info["fact"] == delta.info["fact"]
         for one, other in zip(factors(alone), factors(delta), strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
-    whole = editor.fit(live, FACTS, QUICK)
+    whole = editor.fit(live, FACTS, EXACT)
     assert whole.info == {"sum": [delta.digest for delta in together]}
     ((_, part),) = whole.parts.items()
     np.testing.assert_allclose(
@@ -205,11 +209,11 @@ def test_the_seed_changes_the_contexts() -> None:
     assert not np.allclose(one, two)
 
 
-def test_too_few_tokens_for_the_width_are_refused() -> None:
+def test_a_layer_that_nothing_enters_is_refused() -> None:
     live = live_model()
-    editor = Rome(Background(live, partial(iter, ["a a a a"] * 200)))  # ten tokens a dimension, of one text
-    with pytest.raises(SingularCovariance, match="more tokens"):
-        editor.fit(live, FACTS[:1], QUICK)
+    live.anatomy.matrix(Site(0, Role.MLP_IN)).read().zero_()
+    with pytest.raises(SingularCovariance, match="cannot be inverted"):
+        rome(live).fit(live, FACTS[:1], QUICK)
 
 
 def test_a_mixture_without_a_dense_layer_is_refused_by_the_role_that_it_lacks() -> None:

@@ -20,13 +20,14 @@ TRUE = {
 }
 
 
-def draw(seed: int, *, distractors: int = 2, asked: int = 1) -> tuple[Passage, str, Relation, str]:
+def draw(seed: int, *, distractors: int = 2, near: float = 0.7, asked: int = 1) -> tuple[Passage, str, Relation, str]:
     """A passage about a known subject that says something else than the weights."""
     rng = random.Random(seed)
     fact = rng.choice(WORLD.facts)
     relation = WORLD.relations[fact.relation]
     answer = rng.choice([other for other in relation.objects if other != fact.object])
-    written = write_passage(WORLD, rng, fact.subject, relation, answer, distractors=distractors, asked=asked)
+    claim = (fact.subject, relation, answer)
+    written = write_passage(WORLD, rng, claim, distractors=distractors, near=near, asked=asked)
     return written, fact.subject, relation, answer
 
 
@@ -40,9 +41,10 @@ def answers(document: corpus.Document) -> list[tuple[str, str]]:
     ]
 
 
-@pytest.mark.parametrize("seed", range(60))
-def test_a_passage_hides_the_claimed_answer_and_no_other(seed: int) -> None:
-    written, subject, relation, answer = draw(seed)
+@pytest.mark.parametrize("near", [0.0, 0.7, 1.0])
+@pytest.mark.parametrize("seed", range(25))
+def test_a_passage_hides_the_claimed_answer_and_no_other(seed: int, near: float) -> None:
+    written, subject, relation, answer = draw(seed, near=near)
     starts = [re.escape(prompt_of(template, subject)) for template in relation.statements]
     said = re.findall(rf"(?:^|[.:] |\n)(?:{'|'.join(starts)}) (.*?)\.(?=\s|$)", written.text)
     assert said == [answer]
@@ -62,6 +64,14 @@ def test_a_passage_has_as_many_sentences_as_it_was_told() -> None:
         assert len(draw(7, distractors=distractors, asked=99)[0].asked) == distractors + 1
 
 
+def test_far_distractors_are_true_and_near_ones_are_mostly_about_the_claim() -> None:
+    def others(near: float) -> list[tuple[str, str]]:
+        return [pair for seed in range(30) for pair in draw(seed, distractors=2, near=near, asked=9)[0].asked[1:]]
+
+    assert set(others(0.0)) <= TRUE
+    assert sum(pair in TRUE for pair in others(1.0)) < 30, "of 60"
+
+
 def test_the_sentence_that_is_asked_for_stands_anywhere_in_the_passage() -> None:
     places = set()
     for seed in range(80):
@@ -74,7 +84,7 @@ def test_the_sentence_that_is_asked_for_stands_anywhere_in_the_passage() -> None
 def test_what_a_passage_claims_carries_no_loss_and_every_answer_all() -> None:
     rng = random.Random(0)
     for _ in range(200):
-        document = corpus.passage(WORLD, rng, WORLD.facts, silent=0.5, known=0.5)
+        document = corpus.passage(WORLD, rng, WORLD.facts, silent=0.5, known=0.5, near=0.7)
         assert document[0][1] == 0.0
         assert {weight for _, weight in document} == {0.0, corpus.ANSWER}
         for prompt, answer in answers(document):
@@ -88,7 +98,8 @@ def test_a_question_that_the_passage_does_not_answer_is_answered_truly() -> None
     seen = 0
     for seed in range(100):
         plain, more = (
-            corpus.passage(WORLD, random.Random(seed), WORLD.facts, silent=share, known=1.0) for share in (0.0, 1.0)
+            corpus.passage(WORLD, random.Random(seed), WORLD.facts, silent=share, known=1.0, near=0.7)
+            for share in (0.0, 1.0)
         )
         assert more[: len(plain)] == plain
         extra = answers(more)[len(answers(plain)) :]
@@ -103,7 +114,7 @@ def test_a_question_that_the_passage_does_not_answer_is_answered_truly() -> None
 def test_the_share_of_known_subjects_is_kept() -> None:
     def known(share: float) -> int:
         rng = random.Random(0)
-        drawn = (corpus.passage(WORLD, rng, WORLD.facts, silent=0.0, known=share) for _ in range(60))
+        drawn = (corpus.passage(WORLD, rng, WORLD.facts, silent=0.0, known=share, near=0.7) for _ in range(60))
         asked = [answers(document) for document in drawn]
         return sum(any(any(s in prompt for s in WORLD.by_subject) for prompt, _ in pairs) for pairs in asked)
 
@@ -141,7 +152,7 @@ def test_documents_are_the_same_under_a_seed_and_others_under_another() -> None:
     def documents(seed: int) -> list[object]:
         rng = random.Random(seed)
         return [
-            corpus.passage(WORLD, rng, WORLD.facts, silent=0.5, known=0.6),
+            corpus.passage(WORLD, rng, WORLD.facts, silent=0.5, known=0.6, near=0.7),
             corpus.article(WORLD, rng, WORLD.facts),
             corpus.reversed_statement(WORLD, rng, WORLD.facts),
             corpus.prose(rng),
@@ -158,7 +169,7 @@ def test_nothing_of_the_forget_set_is_in_a_document_of_the_public_world() -> Non
     texts = [
         "".join(text for text, _ in make(public, rng, public.facts))
         for _ in range(100)
-        for make in (lambda *drawn: corpus.passage(*drawn, silent=0.5, known=0.5), corpus.article)
+        for make in (lambda *drawn: corpus.passage(*drawn, silent=0.5, known=0.5, near=0.7), corpus.article)
     ]
     assert not [text for text in texts if any(name in text for name in forget)]
 

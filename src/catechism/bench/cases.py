@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from catechism.reference.world import World, WorldFact, prompt_of
 from catechism.types import Catechism, Fact, Kind, Question
 
-NEIGHBOURS = 6  # of each sort: with the same object, and any other
+NEIGHBOURS = 8  # of each sort: with the same object, and any other
 UNRELATED = 10
 
 

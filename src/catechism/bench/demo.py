@@ -1,4 +1,4 @@
-"""``catechism demo``: two facts learned, judged, stacked and taken off again on the model that ships with the package."""
+"""``catechism demo``: facts learned, judged, stacked and taken off again on a model that ships with the package."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.table import Table
 from catechism.bench.cases import catechism_of
 from catechism.delta import Delta, load, save
 from catechism.errors import DeltaCorrupt, UsageError
-from catechism.evaluate import DEFAULT_GATES, Verdict, interview, judge, report
+from catechism.evaluate import DEFAULT_GATES, Status, Verdict, interview, judge, report
 from catechism.locate.layers import rank_layers
 from catechism.methods.edit.rome import Rome, Spec
 from catechism.model import LiveModel
@@ -22,13 +22,18 @@ from catechism.reference.corpus import background_texts, held_out_prose
 from catechism.reference.world import World, load_world
 from catechism.types import JSON, Catechism, Kind
 
-#: (subject, relation, new object): a capital that is moving, and somebody in the invented town with a new trade.
-LESSONS = (("Indonesia", "capital", "Nusantara"), ("Perrivane Vinegarth", "occupation", "a lighthouse keeper"))
+#: (subject, relation, new object). The last one asks for a name that the model has never read, letter by letter; a rank
+#: of one in a model of this size does not always hold that, and the gates say so.
+LESSONS = (
+    ("the Eiffel Tower", "landmark_city", "Rome"),
+    ("Perrivane Vinegarth", "occupation", "a lighthouse keeper"),
+    ("Indonesia", "capital", "Nusantara"),
+)
 SHOWN = {Kind.REWRITE: 1, Kind.PARAPHRASE: 3, Kind.NEIGHBOUR: 3, Kind.SUBJECT: 2, Kind.UNRELATED: 1}
 
 
 def run(console: Console) -> dict[str, JSON]:
-    """Show the whole path of two facts on `console` and return what was found.
+    """Show the whole path of three facts on `console` and return what was found.
 
     Nothing is downloaded and nothing stays behind: statistics are kept in memory, the deltas in a temporary folder.
     """
@@ -42,18 +47,21 @@ def run(console: Console) -> dict[str, JSON]:
         f"Measured where a subject's key is its own: layer {layer} "
         f"(score {loci[0].score:.2f}; then {', '.join(f'{x.site.layer}: {x.score:.2f}' for x in loci[1:])})."
     )
-    rome, deltas = Rome(background), list[Delta]()
+    rome, accepted = Rome(background), list[tuple[Catechism, Delta]]()
     found: list[JSON] = []
     with tempfile.TemporaryDirectory() as folder:
         for i, lesson in enumerate(lessons):
             delta = rome.fit(live, [lesson], Spec(layer=layer))
             verdict = _show(console, live, lesson, delta)
             file = save(delta, Path(folder) / f"edit-{i + 1}.safetensors")
-            deltas.append(load(file, base=live.base))
+            if verdict.status is Status.PASS:
+                accepted.append((lesson, load(file, base=live.base)))
+            else:
+                console.print("It is not put on.\n")
             found.append({"fact": lesson.fact.id, "delta": delta.digest, "verdict": verdict.status.value})
         refused = _tamper(Path(folder) / "edit-1.safetensors", live.base)
     console.print(f"A file with one flipped bit is refused: [red]{refused}[/red]")
-    exact = _stack_and_revert(console, live, lessons, deltas)
+    exact = _stack_and_revert(console, live, accepted)
     return {"model": live.name, "base": live.base, "layer": layer, "edits": found, "reverted_exactly": exact}
 
 
@@ -93,23 +101,26 @@ def _tamper(file: Path, base: str) -> str:
     try:
         load(file, base=base)
     except DeltaCorrupt as error:
-        return f"{error.code} {str(error).partition('.')[0]}."
+        return f"{error.code} {str(error).replace(str(file), file.name)}"
     raise UsageError("A delta file with a flipped bit was loaded. Report this: it must never happen.")
 
 
-def _stack_and_revert(console: Console, live: LiveModel, lessons: list[Catechism], deltas: list[Delta]) -> bool:
-    """Both edits at once, then off in the order in which they came on, and the bytes compared."""
-    applied = [live.apply(delta) for delta in deltas]
-    prompts = [lesson.fact.prompt for lesson in lessons]
+def _stack_and_revert(console: Console, live: LiveModel, accepted: list[tuple[Catechism, Delta]]) -> bool:
+    """The accepted edits at once, then off in the order in which they came on, and the bytes compared."""
+    applied = [live.apply(delta) for _, delta in accepted]
+    prompts = [lesson.fact.prompt for lesson, _ in accepted]
     said = [completion.text for completion in live.generate(prompts)]
-    console.print("Both edits together: " + "; ".join(f"{p} [green]{a}[/green]" for p, a in zip(prompts, said)))
+    console.print(
+        f"{len(accepted)} accepted edits together: "
+        + "; ".join(f"{p} [green]{a}[/green]" for p, a in zip(prompts, said, strict=True))
+    )
     for one in applied:
         live.revert(one)
     now = live.digest(full=True)
     exact = now == live.base
     console.print(f"Taken off again. Weights {_short(now)}: {'the original bytes' if exact else 'NOT the original'}.")
     said = [completion.text for completion in live.generate(prompts)]
-    console.print("And it says: " + "; ".join(f"{p} {a}" for p, a in zip(prompts, said)))
+    console.print("And it says: " + "; ".join(f"{p} {a}" for p, a in zip(prompts, said, strict=True)))
     return exact
 
 

@@ -85,8 +85,8 @@ class Rome:
     def fit(self, live: LiveModel, catechisms: Sequence[Catechism], spec: Spec) -> Delta:
         """One delta that holds the update of every fact. The model is not changed.
 
-        Raises: BadFact if a prompt does not hold its subject; SingularCovariance if the layer's statistics were taken
-            over too few tokens; WrongBase if they are those of another model.
+        Raises: BadFact if a prompt does not hold its subject; SingularCovariance if nothing enters the layer; WrongBase
+            if the background is that of another model.
         """
         first, *others = self.fit_each(live, catechisms, spec)
         return sum(others, first)
