@@ -114,7 +114,8 @@ class Diet:
             ids += tokens
             weights += [weight] * len(tokens)
         limit = self.recipe.row_tokens - 1
-        return [*ids[:limit], self.tokenizer.eos_token_id], [*weights[:limit], weights[-1]]
+        end = weights[-1] if len(ids) <= limit else 0.0  # where a document was cut the text does not end
+        return [*ids[:limit], self.tokenizer.eos_token_id], [*weights[:limit], end]
 
     def _pack(self, rows: list[list[tuple[list[int], list[float], int]]]) -> Batch:
         shape = (len(rows), self.recipe.row_tokens)
