@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
-JSON = None | bool | int | float | str | list["JSON"] | dict[str, "JSON"]
+#: What JSON can hold. Not spelled recursively: run-time type checkers cannot resolve that.
+JSON = None | bool | int | float | str | list[Any] | dict[str, Any]
 
 
 class Role(StrEnum):

@@ -81,7 +81,9 @@ def test_adding_to_one_token_changes_it_and_the_later_ones_only(model_type: str)
         bump = torch.randn(seen[place].shape[-1])  # a constant would be lost in a norm that subtracts the mean
         with patch(live, Patch(place, [0], [2], bump)):
             logits = live.model(**batch).logits
-        assert torch.equal(logits[1], free[1]) and torch.equal(logits[0, :2], free[0, :2])
+        # another routing groups the other tokens otherwise in a mixture's kernels: equal but for the last digit
+        torch.testing.assert_close(logits[1], free[1], rtol=0, atol=1e-6)
+        torch.testing.assert_close(logits[0, :2], free[0, :2], rtol=0, atol=1e-6)
         assert not torch.allclose(logits[0, 2], free[0, 2])
         assert torch.equal(live.model(**batch).logits, free)
 
