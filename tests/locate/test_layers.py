@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from catechism.errors import BadFact, BadSpec, WrongBase
+from catechism.errors import ArchitectureMismatch, BadFact, BadSpec, WrongBase
 from catechism.locate.layers import DAMPING, PILOTS, rank_layers
 from catechism.model import LiveModel, covariance
 from catechism.model.background import TOKENS_PER_DIMENSION, Background
@@ -134,3 +134,10 @@ def test_what_cannot_be_measured_is_refused() -> None:
         rank_layers(live, [Catechism(Fact("The capital is", "Paris", "Rome"), ())], background(live))
     with pytest.raises(WrongBase, match="Make a Background"):
         rank_layers(live, catechisms(*SUBJECTS), background(planted(1)))
+
+
+def test_a_model_of_mixtures_alone_is_refused_by_name() -> None:
+    live = LiveModel(tiny_model("mixtral"), tiny_tokenizer(), name="mixture")
+    lesson = Catechism(Fact("Rome is in", "Rome", "Italy"), ())
+    with pytest.raises(ArchitectureMismatch, match="no dense MLP"):
+        rank_layers(live, [lesson], Background(live))

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from catechism.errors import BadSpec
+from catechism.errors import ArchitectureMismatch, BadSpec
 from catechism.model import LiveModel
 from catechism.model.background import Background
 from catechism.model.contexts import FRAMES
@@ -36,17 +36,22 @@ def rank_layers(live: LiveModel, catechisms: Sequence[Catechism], background: Ba
             subjects.
 
     Raises: BadSpec if there are none; BadFact if a prompt does not hold its subject; WrongBase if the background is
-        that of another model.
+        that of another model; ArchitectureMismatch if every layer is a mixture of experts.
     """
     if not catechisms:
         raise BadSpec("There is nothing to measure on. Give at least one catechism.")
     background.check(live)
+    sites = live.anatomy.sites(Role.MLP_OUT)
+    if not sites:
+        raise ArchitectureMismatch(
+            f"{live.name} has no dense MLP, every layer is a mixture of experts. Choose a dense model to edit an MLP."
+        )
     pilots = list({c.fact.subject: c.fact for c in catechisms}.values())[:PILOTS]
     frames = [[fact.prompt, *(frame.format(fact.subject) for frame in FRAMES)] for fact in pilots]
     subjects = [fact.subject for fact, asked in zip(pilots, frames, strict=True) for _ in asked]
     prompts = [prompt for asked in frames for prompt in asked]
     loci = []
-    for site, keys in subject_keys(live, live.anatomy.sites(Role.MLP_OUT), prompts, subjects).items():
+    for site, keys in subject_keys(live, sites, prompts, subjects).items():
         evidence = _gains(keys.unflatten(0, (len(pilots), -1)), background, site)
         loci.append(Locus(site, evidence["same_subject"] - evidence["other_subject"], evidence))
     return sorted(loci, key=lambda locus: -locus.score)

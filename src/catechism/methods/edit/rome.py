@@ -37,7 +37,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from catechism.delta import Delta, LowRank
-from catechism.errors import BadSpec
+from catechism.errors import BadSpec, NoConvergence
 from catechism.hashing import digest_json
 from catechism.model import Covariance, LiveModel
 from catechism.model.background import Background
@@ -92,7 +92,7 @@ class Rome:
         return sum(others, first)
 
     def fit_each(self, live: LiveModel, catechisms: Sequence[Catechism], spec: Spec) -> list[Delta]:
-        """A delta of its own for every fact, their values searched in one batch. Raises as `fit`."""
+        """A delta of its own for every fact, their values searched in one batch. Raises as `fit`, and NoConvergence."""
         if not catechisms:
             raise BadSpec("There is nothing to fit. Give at least one catechism.")
         self._background.check(live)
@@ -115,6 +115,11 @@ class Rome:
         gain = _gain(spec, rows, row_inputs(live, site, rows), readers)
         objective = TargetObjective(live, site, rows, gain, kl=spec.kl, decay=spec.decay, scale=scale)
         found = find_values(objective, scale, live.anatomy.matrix(site).shape[0], spec.search)  # v* - W k*, Eq. 4
+        if not bool(torch.isfinite(found.nll).all()):
+            raise NoConvergence(
+                f"The value search left the finite numbers in layer {spec.layer}. Lower `search.lr`, or open the model "
+                "in float32."
+            )
         address = live.anatomy.matrix(site).address
         deltas = []
         for i, catechism in enumerate(catechisms):
