@@ -18,11 +18,10 @@ from catechism.model import LiveModel
 from catechism.model.background import Background
 from catechism.model.contexts import FRAMES
 from catechism.model.targets import subject_keys
-from catechism.solve import factorise
+from catechism.solve import DAMPING, factorise
 from catechism.types import Catechism, Locus, Role, Site
 
 PILOTS = 32
-DAMPING = 1e-6
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from catechism.model.encoding import positions
 from catechism.model.live import LiveModel
 from catechism.model.trace import Patch, patch, record, select_logits
 from catechism.types import Site
@@ -36,8 +37,8 @@ class Rows:
     @property
     def inputs(self) -> dict[str, Tensor]:
         """Arguments of the model's forward pass."""
-        position = (self.attention_mask.cumsum(dim=1) - 1).clamp_min(0)
-        return {"input_ids": self.input_ids, "attention_mask": self.attention_mask, "position_ids": position}
+        mask = self.attention_mask
+        return {"input_ids": self.input_ids, "attention_mask": mask, "position_ids": positions(mask)}
 
 
 def target_rows(

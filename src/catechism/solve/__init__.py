@@ -1,6 +1,7 @@
 """Pure linear algebra on tensors: no model, no files, no delta."""
 
 from catechism.solve.least_squares import (
+    DAMPING,
     Factor,
     equality_update,
     factorise,
@@ -11,6 +12,7 @@ from catechism.solve.least_squares import (
 )
 
 __all__ = [
+    "DAMPING",
     "Factor",
     "equality_update",
     "factorise",

@@ -28,6 +28,9 @@ from catechism.errors import BadSpec, SingularCovariance, SolveError
 #: Beyond this condition number a float64 solve keeps fewer than four digits.
 MAX_CONDITION = 1e12
 
+#: Share of the mean variance that is added to the diagonal for units that hardly ever fire.
+DAMPING = 1e-6
+
 
 @dataclass(frozen=True, eq=False)
 class Factor:

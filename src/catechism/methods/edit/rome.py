@@ -43,11 +43,10 @@ from catechism.model import Covariance, LiveModel
 from catechism.model.background import Background
 from catechism.model.contexts import FRAMES, OPENINGS, sample_texts
 from catechism.model.targets import Rows, TargetObjective, row_inputs, subject_keys, target_rows
-from catechism.solve import Factor, factorise, rank_one
+from catechism.solve import DAMPING, Factor, factorise, rank_one
 from catechism.solve.values import Search, find_values
 from catechism.types import JSON, Catechism, Fact, Role, Site
 
-DAMPING = 1e-6  # share of the mean variance added to C's diagonal: gated units that hardly ever fire
 SOURCE = "arXiv:2202.05262v5; arXiv:2403.07175"
 
 
