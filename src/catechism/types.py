@@ -58,6 +58,8 @@ class Kind(StrEnum):
     NEIGHBOUR = "neighbour"  # another subject, same relation; must not move
     SUBJECT = "subject"  # same subject, another relation; must not move
     UNRELATED = "unrelated"  # nothing in common; must not move
+    COUNTERFACTUAL = "counterfactual"  # after a text that says otherwise; the text must still be followed
+    NEGATIVE = "negative"  # asks for something else; the new object must be absent from the answer
 
 
 #: Kinds whose answer has to be the same before and after the edit.
@@ -74,12 +76,43 @@ class Question:
         accept: answers that pass, any one of them. Empty for a question that only must not move and whose true
             answer is not known.
         reject: answers that must be absent, the old object for instance.
+        origin: who wrote it: "feed", "template", "model", "endpoint" or "world"; "" where nobody said.
     """
 
     text: str
     kind: Kind
     accept: tuple[str, ...] = ()
     reject: tuple[str, ...] = ()
+    origin: str = ""
+
+
+class Risk(StrEnum):
+    """How much harm a wrong edit could do. Rules raise it, nothing lowers it."""
+
+    LOW = "low"
+    STANDARD = "standard"
+    HIGH = "high"
+    MEDICAL = "medical"
+    LEGAL = "legal"
+    FINANCE = "finance"
+    SAFETY = "safety"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a fact was read.
+
+    Attributes:
+        uri: address of the document; "" where it was typed in.
+        retrieved_at: ISO 8601 time in UTC; "" where it is not known.
+        sha256: address of the document's bytes, ``sha256:…``; "" where they were not kept.
+        quote: the passage that says so.
+    """
+
+    uri: str = ""
+    retrieved_at: str = ""
+    sha256: str = ""
+    quote: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +126,14 @@ class Fact:
         old_object: what it must no longer say; None if unknown or if there was nothing.
         relation: the relation's name; None where the feed did not give one.
         id: the feed's own identifier, or its line number.
+        statement: the fact in full, as a text that can stand in a context; "" means prompt, object, full stop.
+        sources: where it was read.
+        valid_from, valid_to: ISO 8601 dates between which it holds, the last day included; None is open.
+        confidence: how sure its author is, from 0 to 1.
+        author: who brought it.
+        domain: its field, as the feed names it.
+        risk: raised by rules, see `catechism.facts.risk`.
+        volatile: whether it will change again soon, a price or an office for instance.
     """
 
     prompt: str
@@ -101,14 +142,35 @@ class Fact:
     old_object: str | None = None
     relation: str | None = None
     id: str = ""
+    statement: str = ""
+    sources: tuple[Source, ...] = ()
+    valid_from: str | None = None
+    valid_to: str | None = None
+    confidence: float = 1.0
+    author: str = ""
+    domain: str = ""
+    risk: Risk = Risk.STANDARD
+    volatile: bool = False
+
+    @property
+    def sentence(self) -> str:
+        """The fact in full: its statement, or the prompt with the object and a full stop."""
+        return self.statement or f"{self.prompt} {self.object}."
 
 
 @dataclass(frozen=True, slots=True)
 class Catechism:
-    """The questions that a model must answer to have learned one fact. The rewrite question comes first."""
+    """The questions that a model must answer to have learned one fact. The rewrite question comes first.
+
+    Attributes:
+        fact: what is taught.
+        questions: the exam. No method is fitted on any of them but the rewrite.
+        study: other prompts that a trained method may learn from; none of them is in the exam.
+    """
 
     fact: Fact
     questions: tuple[Question, ...]
+    study: tuple[Question, ...] = ()
 
     def of(self, *kinds: Kind) -> tuple[Question, ...]:
         """The questions of these kinds, in order."""
