@@ -1,0 +1,41 @@
+"""The selector: each rule decides where it should, and says why."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from catechism.methods.select import BULKY_CHARS, EXPLICIT, LONG_OBJECT_TOKENS, NARROW, Evidence, select
+from catechism.types import Fact
+
+FACT = Fact("The capital of France is", "France", "Lyon")
+EVIDENCE = Evidence(object_tokens=2, closed_form_layer=1, distill_layer=3, narrowness=0.8)
+
+
+@pytest.mark.parametrize(
+    ("fact", "evidence", "method", "layer", "rule"),
+    [
+        (FACT, EVIDENCE, "rome", 1, "atomic"),
+        (FACT, replace(EVIDENCE, narrowness=None), "rome", 1, "atomic"),
+        (FACT, replace(EVIDENCE, narrowness=NARROW), "rome", 1, "atomic"),
+        (FACT, replace(EVIDENCE, narrowness=NARROW - 0.01), "distill", 3, "contextual"),
+        (FACT, replace(EVIDENCE, object_tokens=LONG_OBJECT_TOKENS + 1), "distill", 3, "many-tokens"),
+        (FACT, replace(EVIDENCE, closed_form_layer=None), "distill", 3, "no-dense-mlp"),
+        (replace(FACT, volatile=True), EVIDENCE, EXPLICIT, None, "volatile"),
+        (replace(FACT, valid_from="2026-01-01", valid_to="2026-02-01"), EVIDENCE, EXPLICIT, None, "short-lived"),
+        (replace(FACT, valid_from="2026-01-01", valid_to="2028-01-01"), EVIDENCE, "rome", 1, "atomic"),
+        (replace(FACT, valid_to="2026-02-01"), EVIDENCE, "rome", 1, "atomic"),
+        (replace(FACT, statement="x" * (BULKY_CHARS + 1)), EVIDENCE, EXPLICIT, None, "bulky"),
+    ],
+)
+def test_every_rule_decides(fact: Fact, evidence: Evidence, method: str, layer: int | None, rule: str) -> None:
+    choice = select(fact, evidence)
+    assert (choice.method, choice.layer, choice.rule) == (method, layer, rule)
+    assert choice.why.endswith(".")
+    assert choice.json()["rule"] == rule
+
+
+def test_a_reason_names_the_number_that_decided() -> None:
+    assert "31 days" in select(replace(FACT, valid_from="2026-01-01", valid_to="2026-02-01"), EVIDENCE).why
+    assert "0.30" in select(FACT, replace(EVIDENCE, narrowness=0.3)).why
