@@ -84,6 +84,7 @@ def test_each_kind_has_its_own_metric() -> None:
         Kind.REVERSED: "reversed",
         Kind.ONE_HOP: "one_hop",
         Kind.ALIAS: "alias",
+        Kind.COUNTERFACTUAL: "counterfactual",
         Kind.SUBJECT: "gold_subject",
         Kind.UNRELATED: "gold_unrelated",
     }
@@ -92,6 +93,41 @@ def test_each_kind_has_its_own_metric() -> None:
         found = compare([catechism("a", "X", None, *asked)], {}, {str(kind): "A"})
         right = [n for n in kinds.values() if rate(found, n).value == 1]
         assert right == [name]
+
+
+def test_a_negative_question_passes_when_the_new_object_is_absent() -> None:
+    asked = [Question(f"n{i}", Kind.NEGATIVE, (), ("X", "Ex")) for i in range(4)]
+    before = {"n0": "X"}
+    after = {"n0": "A", "n1": "X.", "n2": "A, once Ex", "n3": ""}
+    found = compare([catechism("a", "X", None, *asked)], before, after)
+    assert found.metrics["negative"] == wilson(2, 4, before=0.75)
+    assert [m.question.text for m in found.misses()][1:] == ["n1", "n2"]
+
+
+def test_a_counterfactual_question_passes_with_the_answer_of_its_text() -> None:
+    asked = [Question(f"It is Z. {i}?", Kind.COUNTERFACTUAL, ("Z",), ("X",)) for i in range(3)]
+    after = {"It is Z. 0?": "Z.", "It is Z. 1?": "X", "It is Z. 2?": "Z, or X"}
+    found = compare([catechism("a", "X", "Y", *asked)], {"It is Z. 1?": "Z"}, after)
+    assert found.metrics["counterfactual"] == wilson(1, 3, before=1 / 3)
+
+
+def test_counterfactual_and_negative_questions_change_no_other_metric() -> None:
+    unmoved = Question("n", Kind.NEIGHBOUR, ("A",))
+    more = (Question("It is Z. a?", Kind.COUNTERFACTUAL, ("Z",)), Question("b?", Kind.NEGATIVE, (), ("X",)))
+    after = {"Capital of a:": "X", "0. a?": "X", "n": "A", "It is Z. a?": "X", "b?": "X"}
+    without = compare([catechism("a", "X", "Y", unmoved, paraphrases=1)], {"n": "A"}, after)
+    found = compare([catechism("a", "X", "Y", unmoved, *more, paraphrases=1)], {"n": "A"}, after)
+    changed = {name for name in METRICS if found.metrics[name] != without.metrics[name]}
+    assert changed == {"counterfactual", "negative"}
+    asked = interview(FakeModel(), [catechism("a", "X", "Y", *more)])
+    assert [forced is None for forced in asked.forced[0]] == [False, True, True]
+
+
+def test_one_question_of_two_writers_is_one_observation() -> None:
+    facts = [
+        catechism(s, "X", None, Question("water", Kind.UNRELATED, origin=o)) for s, o in (("a", "feed"), ("b", ""))
+    ]
+    assert rate(compare(facts, {}, {}), "locality_unrelated").n == 1
 
 
 def test_what_was_not_asked_is_none() -> None:

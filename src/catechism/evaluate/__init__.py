@@ -6,7 +6,7 @@ from catechism.evaluate.gates import DEFAULT_GATES, Gate, GateResult, Status, Ve
 from catechism.evaluate.intervals import bootstrap, wilson
 from catechism.evaluate.interview import Interview, interview, join
 from catechism.evaluate.report import METRICS, Report, report
-from catechism.evaluate.text import contains, passes
+from catechism.matching import contains, passes
 
 __all__ = [
     "DEFAULT_GATES",

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from catechism.errors import BadFact, UsageError
 from catechism.evaluate.intervals import bootstrap, wilson
 from catechism.evaluate.interview import Forced, Interview, catechism_key, join
-from catechism.evaluate.text import first_line, is_exactly, passes
+from catechism.matching import first_line, is_exactly, passes
 from catechism.types import JSON, UNMOVED, Catechism, Kind, Question, Rate
 
 #: Every metric of a report in its order, with what it is in a few words.
@@ -26,6 +26,8 @@ METRICS: Mapping[str, str] = {
     "reversed": "reversed questions answered right",
     "one_hop": "questions that need the fact and one more answered right",
     "alias": "questions under another name of the subject answered right",
+    "counterfactual": "questions after a text that says otherwise answered as the text says",
+    "negative": "questions about something else whose answer does not hold the new object",
     "locality_neighbour": "other subjects of the relation answered as before the edit",
     "locality_subject": "other questions about the subject answered as before the edit",
     "locality_unrelated": "unrelated questions answered as before the edit",
@@ -235,6 +237,8 @@ def _free_metrics(marks: tuple[Mark, ...], seed: int) -> dict[str, Value]:
         "reversed": _pooled(right, Kind.REVERSED),
         "one_hop": _pooled(right, Kind.ONE_HOP),
         "alias": _pooled(right, Kind.ALIAS),
+        "counterfactual": _pooled(right, Kind.COUNTERFACTUAL),
+        "negative": _pooled(right, Kind.NEGATIVE),
         "locality_neighbour": _pooled(same, Kind.NEIGHBOUR),
         "locality_subject": _pooled(same, Kind.SUBJECT),
         "locality_unrelated": _pooled(same, Kind.UNRELATED),
@@ -313,11 +317,11 @@ def _mean_over_facts(
 
 def _pooled(seen: Sequence[_Seen], kind: Kind, *, per_fact: bool = False) -> Rate | None:
     """Share of questions at 1. A question that several facts of one round share is one observation, not several,
-    unless its value depends on the fact."""
+    unless its value depends on the fact; who wrote it makes no difference."""
     distinct: dict[object, tuple[float, float]] = {}
     for mark, before, after in seen:
         if mark.question.kind is kind:
-            key = (mark.round, mark.question, mark.fact if per_fact else None)
+            key = (mark.round, replace(mark.question, origin=""), mark.fact if per_fact else None)
             distinct.setdefault(key, (before, after))
     if not distinct:
         return None

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from catechism.evaluate.text import contains, first_line, is_exactly, passes
+from catechism.matching import contains, first_line, is_exactly, passes
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,11 @@ def fold(text: str) -> Folded:
     return Folded("".join(chars), tuple(upper))
 
 
+def name_key(text: str) -> str:
+    """What two spellings of one name have in common: folded, without leading article and final full stop."""
+    return _core(fold(text))[0]
+
+
 def contains(text: str, answer: str) -> bool:
     """Whether `text` says `answer`, at word borders. An empty answer is never said."""
     return bool(_occurrences(fold(text), fold(answer)))
