@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import pickle
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -49,9 +50,13 @@ def refusal(folder: Path, row: object) -> BadFeed | BadFact:
 
 def test_a_full_row_becomes_the_questions_of_its_fact(tmp_path: Path) -> None:
     (catechism,) = read_feed(feed_file(tmp_path, ROW))
-    assert catechism.fact == Fact("The capital of France is", "France", "Lyon", "Paris", "capital", "Q142")
+    (source,) = catechism.fact.sources
+    fact = replace(catechism.fact, sources=())
+    assert fact == Fact("The capital of France is", "France", "Lyon", "Paris", "capital", "Q142")
+    assert source.uri.endswith("feed.jsonl") and source.retrieved_at.endswith("Z")
     right, wrong = ("Lyon", "Lyons"), ("Paris", "Lutetia")
-    assert catechism.questions == (
+    assert {q.origin for q in catechism.questions} == {"feed"}
+    assert tuple(replace(q, origin="") for q in catechism.questions) == (
         Question("The capital of France is", Kind.REWRITE, right, wrong),
         Question("France's capital is", Kind.PARAPHRASE, right, wrong),
         Question("What is the capital of France?", Kind.PARAPHRASE, right, wrong),
@@ -69,7 +74,7 @@ def test_a_full_row_becomes_the_questions_of_its_fact(tmp_path: Path) -> None:
 def test_a_minimal_row_has_its_line_number_as_id(tmp_path: Path) -> None:
     path = feed_file(tmp_path, "", MINIMAL, "   ", {**MINIMAL, "id": 7})
     assert [c.fact.id for c in read_feed(path)] == ["2", "7"]
-    assert next(read_feed(path)).questions == (Question("A b is", Kind.REWRITE, ("c",)),)
+    assert next(read_feed(path)).questions == (Question("A b is", Kind.REWRITE, ("c",), origin="feed"),)
 
 
 def test_the_documentation_lists_every_key() -> None:

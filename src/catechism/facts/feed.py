@@ -1,4 +1,4 @@
-"""Feeds: files of facts, one JSON object on each line.
+"""Feeds: files of facts, one JSON object on each line, or CSV with a header.
 
 A feed is read line by line with bounded memory, whatever its size. A bad row is refused by name: the message starts
 with the file and the line and ends with what to do. The format is described in ``docs/feed-format.md``.
@@ -6,33 +6,55 @@ with the file and the line and ends with what to do. The format is described in 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, NoReturn, cast
 
 from catechism.errors import BadFact, BadFeed
+from catechism.facts.cells import csv_rows
+from catechism.facts.checks import MAX_LINE_BYTES, line_text
+from catechism.facts.risk import raise_risk
 from catechism.facts.row import dump_row, parse_row
-from catechism.types import Catechism
-
-MAX_LINE_BYTES = 1 << 20
+from catechism.hashing import PREFIX
+from catechism.types import Catechism, Source
 
 #: First bytes of files that are not UTF-8 text, with the command that makes them so.
 _FOREIGN: tuple[tuple[bytes, str, str], ...] = (
     (b"\x1f\x8b", "gzip-compressed", "gunzip"),
+    (b"BZh", "bzip2-compressed", "bunzip2"),
+    (b"\xfd7zXZ", "xz-compressed", "unxz"),
+    (b"\x28\xb5\x2f\xfd", "zstd-compressed", "unzstd"),
     (b"PK\x03\x04", "a zip archive", "unzip"),
     (b"\xff\xfe", "UTF-16", "iconv -f UTF-16 -t UTF-8 IN > OUT"),
     (b"\xfe\xff", "UTF-16", "iconv -f UTF-16 -t UTF-8 IN > OUT"),
 )
 
 
-def read_feed(path: str | Path, *, on_error: Callable[[BadFeed | BadFact], None] | None = None) -> Iterator[Catechism]:
+def utc_now() -> datetime:
+    """The time now, in UTC."""
+    return datetime.now(UTC)
+
+
+def read_feed(
+    path: str | Path,
+    *,
+    on_error: Callable[[BadFeed | BadFact], None] | None = None,
+    now: Callable[[], datetime] = utc_now,
+) -> Iterator[Catechism]:
     """The catechisms of a feed, one by one, in the order of the file.
 
+    A fact that names no source gets the file as its source, with the hash of its bytes and the time of reading. The
+    risk class of each fact is raised by rule.
+
     Args:
-        path: a file of JSON lines in UTF-8; empty lines are skipped.
+        path: a file in UTF-8: CSV if its name ends in ``.csv``, else JSON lines. Empty lines are skipped.
         on_error: called with the error of each bad row, which is then left out; without it the first bad row raises.
+        now: the clock.
 
     Raises:
         BadFeed: the file cannot be read at all, holds no row (both also with `on_error`), or a row is not readable.
@@ -43,7 +65,7 @@ def read_feed(path: str | Path, *, on_error: Callable[[BadFeed | BadFact], None]
         raise BadFeed(f"{path} is a folder. Give the feed file in it.")
     if not path.exists():
         raise BadFeed(f"There is no file {path}. Check the path; a feed is a file with one JSON object on each line.")
-    return _catechisms(path, on_error)
+    return _catechisms(path, on_error, now)
 
 
 def write_feed(path: str | Path, catechisms: Iterable[Catechism]) -> int:
@@ -53,9 +75,11 @@ def write_feed(path: str | Path, catechisms: Iterable[Catechism]) -> int:
 
     Raises:
         BadFact: a catechism that a feed row cannot hold.
-        BadFeed: there is nothing to write.
+        BadFeed: there is nothing to write, or the file's name asks for CSV.
     """
     path = Path(path)
+    if _is_csv(path):
+        raise BadFeed(f"A feed is written as JSON lines, and {path.name} asks for CSV. Name the file .jsonl.")
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     rows = 0
     try:
@@ -71,33 +95,62 @@ def write_feed(path: str | Path, catechisms: Iterable[Catechism]) -> int:
     return rows
 
 
-def _catechisms(path: Path, on_error: Callable[[BadFeed | BadFact], None] | None) -> Iterator[Catechism]:
+def _catechisms(
+    path: Path, on_error: Callable[[BadFeed | BadFact], None] | None, now: Callable[[], datetime]
+) -> Iterator[Catechism]:
     try:
         file = path.open("rb")
     except OSError as error:
         raise BadFeed(f"{path} cannot be opened: {error.strerror}. Check its permissions.") from error
     rows = 0
     with file:
-        for number, raw in _lines(file):
+        source = _source(path, file, now)
+        lines = _lines(path, file)
+        for number, row in csv_rows(lines, str(path)) if _is_csv(path) else _json_rows(lines):
             rows += 1
-            if rows == 1:
-                _refuse_foreign(path, raw)
             try:
-                catechism = parse_row(_json_object(raw), default_id=str(number))
+                if isinstance(row, BadFeed):
+                    raise row
+                catechism = parse_row(row, default_id=str(number))
             except (BadFeed, BadFact) as error:
                 located = type(error)(f"{path}, line {number}: {error}")
                 if on_error is None:
                     raise located from None
                 on_error(located)
                 continue
-            yield catechism
+            fact = raise_risk(catechism.fact)
+            yield replace(catechism, fact=fact if fact.sources else replace(fact, sources=(source,)))
     if not rows:
         raise BadFeed(f"{path} holds no rows. Write one JSON object on each line; see docs/feed-format.md.")
 
 
-def _lines(file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
-    """Numbered lines that are not blank. Of a line over the limit only the first `MAX_LINE_BYTES` + 1 bytes come."""
-    number = 0
+def _is_csv(path: Path) -> bool:
+    return path.suffix.lower() == ".csv"
+
+
+def _source(path: Path, file: IO[bytes], now: Callable[[], datetime]) -> Source:
+    """The open file as a source. What can be read only once, a pipe for instance, has no hash."""
+    digest = ""
+    if file.seekable():
+        digest = PREFIX + hashlib.file_digest(file, "sha256").hexdigest()
+        file.seek(0)
+    time = now().astimezone(UTC).replace(microsecond=0)
+    return Source(uri=path.as_posix(), retrieved_at=time.isoformat().replace("+00:00", "Z"), sha256=digest)
+
+
+def _json_rows(lines: Iterator[tuple[int, bytes]]) -> Iterator[tuple[int, dict[str, object] | BadFeed]]:
+    for number, raw in lines:
+        if raw.strip():
+            try:
+                row: dict[str, object] | BadFeed = _json_object(raw)
+            except BadFeed as error:
+                row = error
+            yield number, row
+
+
+def _lines(path: Path, file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
+    """Numbered lines. Of a line over the limit only the first `MAX_LINE_BYTES` + 1 bytes come."""
+    number, blank = 0, True
     while raw := file.readline(MAX_LINE_BYTES + 1):
         number += 1
         rest = raw
@@ -105,8 +158,10 @@ def _lines(file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
             rest = file.readline(MAX_LINE_BYTES + 1)
         if number == 1:
             raw = raw.removeprefix(b"\xef\xbb\xbf")  # the mark that some editors put before UTF-8
-        if raw.strip():
-            yield number, raw
+        if blank and raw.strip():
+            _refuse_foreign(path, raw)
+            blank = False
+        yield number, raw
 
 
 def _refuse_foreign(path: Path, raw: bytes) -> None:
@@ -118,15 +173,7 @@ def _refuse_foreign(path: Path, raw: bytes) -> None:
 
 
 def _json_object(raw: bytes) -> dict[str, object]:
-    if len(raw) > MAX_LINE_BYTES:
-        raise BadFeed(f"The row is longer than {MAX_LINE_BYTES} bytes. Split its questions over several rows.")
-    try:
-        text = raw.decode("utf-8").rstrip()
-    except UnicodeDecodeError as error:
-        raise BadFeed(
-            f"Byte {error.start + 1} of the row (0x{raw[error.start]:02x}) is not UTF-8. "
-            "Convert the file: iconv -f LATIN1 -t UTF-8 IN > OUT"
-        ) from None
+    text = line_text(raw).rstrip()
     try:
         value = json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant)
     except BadFeed:

@@ -6,40 +6,39 @@ The keys are listed in ``docs/feed-format.md``, which is the norm. Nothing here 
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from typing import cast
 
 from catechism.errors import BadFact, BadFeed
+from catechism.facts import provenance
+from catechism.facts.checks import MAX_PROMPT_CHARS, clean, kind_of, script_of
+from catechism.facts.provenance import dump_provenance, read_provenance
+from catechism.matching import fold
 from catechism.types import JSON, UNMOVED, Catechism, Fact, Kind, Question
-
-MAX_OBJECT_CHARS = 2_000  # subjects, objects, answers
-MAX_PROMPT_CHARS = 20_000  # everything that is asked
 
 REQUIRED = ("prompt", "subject", "new_object")
 KEYS = (
     *REQUIRED,
     *("old_object", "accept", "reject", "paraphrases", "reversed", "one_hop", "aliases"),
-    *("neighbours", "same_subject", "unrelated", "relation", "id"),
+    *("neighbours", "same_subject", "unrelated", "counterfactuals", "negatives", "study", "relation", "id"),
+    *provenance.KEYS,
 )
+ORIGIN = "feed"
 
-#: Control characters, lone surrogates, line and paragraph separators; direction overrides, which make a text read
-#: otherwise than it is stored; the byte order mark, which is invisible.
-_FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028-\u202e\u2066-\u2069\ufeff]")
-_FORBIDDEN_BUT_NEWLINE = re.compile(_FORBIDDEN.pattern.replace("\x00-\x1f", "\x00-\x09\x0b-\x1f"))
 _PLACE = "{}"  # where the subject stands
 
 
 def parse_row(row: Mapping[str, object], *, default_id: str) -> Catechism:
     """The catechism that a row stands for. Texts lose white space at their ends; repeated questions are dropped.
 
+    Every question has the origin "feed".
+
     Raises:
         BadFeed: an unknown or missing key, or a value of the wrong type.
         BadFact: a value that cannot be used: empty, control characters, too long, subject not in the prompt,
-            old object equal to the new one, one prompt that must both change and stay.
+            old object equal to the new one, one prompt that must both change and stay or is both exam and study.
     """
     _check_keys(row)
     reader = _Reader(row)
@@ -52,11 +51,12 @@ def parse_row(row: Mapping[str, object], *, default_id: str) -> Catechism:
     reject = _unique(((old,) if old is not None else ()) + reader.texts("reject"))
     for right in accept:
         for wrong in reject:
-            if _folded(right) == _folded(wrong):
+            if fold(right).text == fold(wrong).text:
                 raise BadFact(
                     f"{wrong!r} is both an answer that passes and one that must be absent, so no model could pass. "
                     "Correct 'old_object' or 'reject', or leave the row out if nothing changes."
                 )
+    origin = read_provenance(row)
     fact = Fact(
         prompt=prompt,
         subject=subject,
@@ -64,12 +64,14 @@ def parse_row(row: Mapping[str, object], *, default_id: str) -> Catechism:
         old_object=old,
         relation=reader.text("relation") if row.get("relation") is not None else None,
         id=reader.id(default_id),
+        **{field.name: getattr(origin, field.name) for field in fields(origin)},
     )
-    return Catechism(fact, _questions(reader, fact, accept, reject))
+    questions = _questions(reader, fact, accept, reject)
+    return Catechism(fact, questions, _study(reader, fact, questions))
 
 
 def dump_row(catechism: Catechism) -> dict[str, JSON]:
-    """The row that `parse_row` reads back as this very catechism.
+    """The row that `parse_row` reads back as this very catechism, but for the origins of its questions.
 
     Raises:
         BadFact: the catechism holds something that a row cannot say, or that `parse_row` would refuse.
@@ -90,9 +92,11 @@ def dump_row(catechism: Catechism) -> dict[str, JSON]:
         row["relation"] = fact.relation
     if fact.id:
         row["id"] = fact.id
+    row["study"] = [_dump_study(q) for q in catechism.study]
+    row |= dump_provenance(fact)
     row = {key: value for key, value in row.items() if value != []}
     try:
-        same = parse_row(row, default_id=fact.id) == catechism
+        same = parse_row(row, default_id=fact.id) == _of_feed(catechism)
     except BadFeed as error:  # wrong types inside a hand-made catechism
         raise BadFact(str(error)) from None
     if not same:
@@ -109,9 +113,13 @@ _ASKED: Mapping[str, Kind] = {
     "neighbours": Kind.NEIGHBOUR,
     "same_subject": Kind.SUBJECT,
     "unrelated": Kind.UNRELATED,
+    "counterfactuals": Kind.COUNTERFACTUAL,
+    "negatives": Kind.NEGATIVE,
 }
 #: Lists about the subject itself, where ``{}`` stands for it.
-_ABOUT_SUBJECT = frozenset({"paraphrases", "one_hop", "same_subject"})
+_ABOUT_SUBJECT = frozenset({"paraphrases", "one_hop", "same_subject", "counterfactuals"})
+#: Kinds that are nothing without an answer.
+_NEEDS_ANSWER = frozenset({Kind.ONE_HOP, Kind.COUNTERFACTUAL})
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,23 +129,20 @@ class _Reader:
     row: Mapping[str, object]
 
     def text(self, key: str) -> str:
-        return _clean(key, self.row[key], limit=MAX_OBJECT_CHARS, newline=False)
+        return clean(key, self.row[key])
 
     def prompt(self, key: str, value: object) -> str:
-        return _clean(key, value, limit=MAX_PROMPT_CHARS, newline=True)
+        return clean(key, value, limit=MAX_PROMPT_CHARS, newline=True)
 
     def texts(self, key: str) -> tuple[str, ...]:
-        return tuple(
-            _clean(f"{key}[{i}]", value, limit=MAX_OBJECT_CHARS, newline=False)
-            for i, value in enumerate(self.items(key))
-        )
+        return tuple(clean(f"{key}[{i}]", value) for i, value in enumerate(self.items(key)))
 
     def items(self, key: str) -> list[object]:
         value = self.row.get(key)
         if value is None:
             return []
         if not isinstance(value, list):
-            raise BadFeed(f"{key!r} must be a list, got {_kind_of(value)}. Put it in square brackets.")
+            raise BadFeed(f"{key!r} must be a list, got {kind_of(value)}. Put it in square brackets.")
         return cast("list[object]", value)
 
     def id(self, default: str) -> str:
@@ -169,23 +174,52 @@ class _Reader:
 
 def _questions(reader: _Reader, fact: Fact, accept: tuple[str, ...], reject: tuple[str, ...]) -> tuple[Question, ...]:
     aliases = reader.texts("aliases")
-    questions = [Question(fact.prompt, Kind.REWRITE, accept, reject)]
+    questions = [Question(fact.prompt, Kind.REWRITE, accept, reject, ORIGIN)]
     for i, item in enumerate(reader.items("paraphrases")):
         text = _fill(reader.prompt(f"paraphrases[{i}]", item), fact.subject)
-        questions.append(Question(text, Kind.PARAPHRASE, accept, reject))
+        questions.append(Question(text, Kind.PARAPHRASE, accept, reject, ORIGIN))
     for alias in aliases:
-        questions.append(Question(fact.prompt.replace(fact.subject, alias), Kind.ALIAS, accept, reject))
+        questions.append(Question(fact.prompt.replace(fact.subject, alias), Kind.ALIAS, accept, reject, ORIGIN))
     for key, kind in _ASKED.items():
         for text, given in reader.asked(key, fact.subject):
             answers = given
             if kind is Kind.REVERSED and not answers:
                 answers = _unique((fact.subject, *aliases))
-            if kind is Kind.ONE_HOP and not answers:
-                raise BadFeed(
-                    f"The one_hop prompt {text!r} has no answer. Make it an object with 'prompt' and 'answer'."
-                )
-            questions.append(Question(text, kind, answers))
+            if kind in _NEEDS_ANSWER and not answers:
+                raise BadFeed(f"The {key} prompt {text!r} has no answer. Make it an object with 'prompt' and 'answer'.")
+            absent = accept if kind is Kind.NEGATIVE else ()
+            questions.append(Question(text, kind, answers, absent, ORIGIN))
     return _without_repeats(questions)
+
+
+def _study(reader: _Reader, fact: Fact, exam: tuple[Question, ...]) -> tuple[Question, ...]:
+    """Prompts to learn from: a text is another phrasing of the fact, an object names what must not move."""
+    taught, found = exam[0], dict[str, Question]()
+    for i, item in enumerate(reader.items("study")):
+        name = f"study[{i}]"
+        if isinstance(item, dict):
+            question = _study_unmoved(reader, name, cast("dict[str, object]", item))
+        else:
+            text = _fill(reader.prompt(name, item), fact.subject)
+            question = Question(text, Kind.PARAPHRASE, taught.accept, taught.reject, ORIGIN)
+        if any(question.text == asked.text for asked in exam):
+            raise BadFact(f"{name} is also asked in the exam: {question.text!r}. Remove it from one of the two.")
+        if found.setdefault(question.text, question) != question:
+            raise BadFact(f"{question.text!r} stands twice in 'study', otherwise each time. Remove one of the two.")
+    return tuple(found.values())
+
+
+def _study_unmoved(reader: _Reader, name: str, entry: dict[str, object]) -> Question:
+    kinds = sorted(kind.value for kind in UNMOVED)
+    if "prompt" not in entry or set(entry) - {"prompt", "answer", "kind"} or entry.get("kind") not in kinds:
+        raise BadFeed(
+            f"{name!r} has the keys {sorted(entry)}. Give it 'prompt', 'kind' ({', '.join(kinds)}) and, if known, "
+            "'answer'; a phrasing of the fact itself is a plain text."
+        )
+    text = reader.prompt(name, entry["prompt"])
+    if _PLACE in text:
+        raise BadFact(f"{name!r} holds '{{}}', which stands for the subject in other keys only. Write it out.")
+    return Question(text, Kind(str(entry["kind"])), _answers(f"{name}.answer", entry.get("answer")), (), ORIGIN)
 
 
 def _without_repeats(questions: list[Question]) -> tuple[Question, ...]:
@@ -193,6 +227,13 @@ def _without_repeats(questions: list[Question]) -> tuple[Question, ...]:
     kept: dict[str, Question] = {}
     for question in questions:
         first = kept.setdefault(question.text, question)
+        if question.kind is Kind.NEGATIVE and first.kind is not Kind.NEGATIVE:
+            if {*first.accept} & {*question.reject}:
+                raise BadFact(
+                    f"{question.text!r} is listed as {first.kind} and as {question.kind}: the new object cannot be "
+                    "both right and wrong there. Remove one of the two."
+                )
+            continue
         if (first.kind in UNMOVED) != (question.kind in UNMOVED):
             raise BadFact(
                 f"{question.text!r} is listed as {first.kind} and as {question.kind}: it cannot both change and stay. "
@@ -217,27 +258,11 @@ def _check_keys(row: Mapping[str, object]) -> None:
         raise BadFeed(f"No value for {', '.join(repr(k) for k in missing)}. Every row needs {', '.join(REQUIRED)}.")
 
 
-def _clean(key: str, value: object, *, limit: int, newline: bool) -> str:
-    if not isinstance(value, str):
-        fix = "Put it in quotes." if isinstance(value, int | float) else "Give one text."
-        raise BadFeed(f"{key!r} must be a text, got {_kind_of(value)}. {fix}")
-    if found := (_FORBIDDEN_BUT_NEWLINE if newline else _FORBIDDEN).search(value):
-        char = found.group()
-        name = unicodedata.name(char, "control character")
-        raise BadFact(f"{key!r} holds U+{ord(char):04X} ({name}) at position {found.start()}. Remove it.")
-    text = value.strip()
-    if not text:
-        raise BadFact(f"{key!r} is empty. Fill it in, or leave the key out if it is optional.")
-    if len(text) > limit:
-        raise BadFact(f"{key!r} has {len(text)} characters, at most {limit} are allowed. Shorten it.")
-    return text
-
-
 def _answers(key: str, value: object) -> tuple[str, ...]:
     if value is None:
         return ()
     values = cast("list[object]", value) if isinstance(value, list) else [value]
-    return _unique(tuple(_clean(key, v, limit=MAX_OBJECT_CHARS, newline=False) for v in values))
+    return _unique(tuple(clean(key, v) for v in values))
 
 
 def _fill(text: str, subject: str) -> str:
@@ -250,6 +275,9 @@ def _subject_missing(subject: str, prompt: str) -> str:
     at = prompt.casefold().find(subject.casefold())
     if at >= 0 and len(prompt.casefold()) == len(prompt):
         return message + f"The prompt spells it {prompt[at : at + len(subject)]!r}; spell both the same way."
+    scripts = script_of(subject), script_of(prompt)
+    if all(scripts) and scripts[0] != scripts[1]:
+        return message + f"One is in {scripts[0]} letters, the other in {scripts[1]}; spell both in one script."
     return message + "Spell it there exactly as in 'subject', or write {} in its place."
 
 
@@ -260,6 +288,21 @@ def _dump_asked(question: Question) -> JSON:
     return {"prompt": question.text, "answer": answer}
 
 
+def _dump_study(question: Question) -> JSON:
+    if question.kind is Kind.PARAPHRASE:
+        return question.text
+    asked = _dump_asked(question)
+    return {**(asked if isinstance(asked, dict) else {"prompt": asked}), "kind": question.kind.value}
+
+
+def _of_feed(catechism: Catechism) -> Catechism:
+    """The catechism as it would be if all its questions came from a feed."""
+    exam, study = (
+        tuple(replace(q, origin=ORIGIN) for q in questions) for questions in (catechism.questions, catechism.study)
+    )
+    return replace(catechism, questions=exam, study=study)
+
+
 def _alias(fact: Fact, text: str) -> str:
     """The name that stands in `text` where the fact's prompt has its subject."""
     pieces = fact.prompt.split(fact.subject)
@@ -267,20 +310,5 @@ def _alias(fact: Fact, text: str) -> str:
     return text[len(pieces[0]) : len(pieces[0]) + length]
 
 
-def _folded(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
-
-
 def _unique(texts: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(texts))
-
-
-def _kind_of(value: object) -> str:
-    names: tuple[tuple[type | tuple[type, ...], str], ...] = (
-        (bool, "true or false"),  # before the numbers, since a bool is one
-        ((int, float), "a number"),
-        (list, "a list"),
-        (dict, "an object"),
-        (str, "a text"),
-    )
-    return next((name for kind, name in names if isinstance(value, kind)), "null")
