@@ -7,8 +7,8 @@ the student is replaced by the teacher's, and what this does to the answer's pro
 Both rows end with the same tokens, so positions are counted from the end. What an activation is replaced at:
 
     subject  the last token of the subject
-    last     the last token of the prompt, where the answer is said
-    prompt   every token of the prompt
+    last     where the answer is said: the last token of the prompt, and of a longer answer every token but its last
+    prompt   every token of the prompt, and these
 
 Source: the patching of arXiv:2202.05262, Sec. 2, with a teacher in place of its clean run and nothing corrupted.
 """
@@ -153,9 +153,7 @@ def _gains(
     for (i, place, where), logprob in zip(jobs, torch.tensor(after), strict=True):
         was, is_, could = before[i].cpu().double(), logprob.double(), teacher[i].double()
         gains[i].append(
-            Gain(
-                place, where, float(is_.exp() - was.exp()), float(is_ - was), float(was.exp()), float(could.exp())
-            )
+            Gain(place, where, float(is_.exp() - was.exp()), float(is_ - was), float(was.exp()), float(could.exp()))
         )
     return [tuple(row) for row in gains]
 
@@ -174,7 +172,11 @@ def _student(live: LiveModel, fact: Fact, pairs: Pairs, taught: Pairs, row: int)
             f"The tokenizer cuts the prompt {fact.prompt!r} otherwise after {fact.sentence!r}, so that its tokens "
             "cannot be compared. Give the fact a statement that ends with a full stop."
         )
-    tokens = {Where.SUBJECT: [subject], Where.LAST: [answer - 1], Where.PROMPT: list(range(first, answer))}
+    tokens = {
+        Where.SUBJECT: [subject],
+        Where.LAST: list(range(answer - 1, end - 1)),
+        Where.PROMPT: list(range(first, end - 1)),
+    }
     return _Student(tokens, taught_end - end)
 
 
