@@ -6,7 +6,8 @@
     │   ├── BadFeed                         E102  a feed that cannot be read
     │   ├── BadPolicy                       E103  a gate policy that cannot be read
     │   ├── UnknownName (also KeyError)     E104  no method, model, suite or gate of that name
-    │   └── BadSpec                         E105  a method's setting out of range
+    │   ├── BadSpec                         E105  a method's setting out of range
+    │   └── Unclear                         E106  a sentence that could mean several things, or none
     ├── ModelError (RuntimeError)           the model cannot be opened or is not what it should be
     │   ├── UnknownArchitecture             E201  no row for this model_type
     │   ├── ArchitectureMismatch            E202  the row does not fit the live model
@@ -25,7 +26,20 @@
     │   ├── SingularCovariance              E401  too few tokens for the width
     │   └── NoConvergence                   E402  the value found does not make the model say the object
     ├── RevertError (RuntimeError)          E501  the bytes after a revert are not the recorded ones
-    └── MissingExtra (ImportError)          E601  an optional package is not installed
+    ├── MissingExtra (ImportError)          E601  an optional package is not installed
+    ├── EndpointError (RuntimeError)        E602  a configured endpoint cannot be asked
+    └── RegistryError (RuntimeError)        the store of edits cannot do what was asked
+        ├── StoreReadOnly                   E701  the store cannot be written to
+        ├── StoreFull                       E702  no space left for the store
+        ├── StoreBusy                       E703  another process holds the database
+        ├── SchemaMismatch                  E704  made by a newer release, or no store at all
+        ├── StoreDamaged                    E705  a hash, signature or chain that does not match
+        ├── UnknownEdit (also LookupError)  E706  no edit, or more than one, under this name
+        ├── UnknownDate (also LookupError)  E707  a date that cannot be read or lies before the store
+        ├── Denied                          E708  approvals are missing
+        ├── Conflict                        E709  something else changed, or contradicts it
+        ├── WrongState                      E710  not possible in the state that the edit is in
+        └── BadBundle                       E711  an import that does not prove itself
 
 A message says what is wrong (got and expected), then what to do about it. `code` names the page under
 ``docs/errors/``; errors are picklable, and a command line exit code belongs to each class.
@@ -79,6 +93,12 @@ class BadSpec(UsageError):
     """A method's setting is out of range."""
 
     code = "E105"
+
+
+class Unclear(UsageError):
+    """A sentence whose subject, relation and object cannot be told; the message is a question back."""
+
+    code = "E106"
 
 
 class ModelError(CatechismError, RuntimeError):
@@ -193,3 +213,86 @@ class MissingExtra(CatechismError, ImportError):
     """An optional package is not installed; the message holds the command that installs it."""
 
     code = "E601"
+
+
+class RegistryError(CatechismError, RuntimeError):
+    """The store of edits cannot do what was asked."""
+
+    code = "E700"
+
+
+class StoreReadOnly(RegistryError):
+    """The store's folder or database cannot be written to."""
+
+    code = "E701"
+
+
+class StoreFull(RegistryError):
+    """There is no space left for the store; nothing was changed."""
+
+    code = "E702"
+
+
+class StoreBusy(RegistryError):
+    """Another process holds the database for longer than was waited."""
+
+    code = "E703"
+
+
+class SchemaMismatch(RegistryError):
+    """The database was made by a newer release, or is none of ours."""
+
+    code = "E704"
+
+
+class StoreDamaged(RegistryError):
+    """A hash, a signature or the audit chain does not match what is stored."""
+
+    code = "E705"
+
+
+class UnknownEdit(RegistryError, LookupError):
+    """No edit goes by this id or digest, or more than one does; the message lists close ones."""
+
+    code = "E706"
+    exit_code = 2
+
+
+class UnknownDate(RegistryError, LookupError):
+    """A date that cannot be read, or that lies before the store's first epoch; also an epoch that there is not."""
+
+    code = "E707"
+    exit_code = 2
+
+
+class Denied(RegistryError):
+    """The policy wants approvals that are not there."""
+
+    code = "E708"
+    exit_code = 3
+
+
+class Conflict(RegistryError):
+    """Something else changed in the meantime, or an active fact says otherwise."""
+
+    code = "E709"
+    exit_code = 4
+
+
+class WrongState(RegistryError):
+    """What was asked is not possible in the state that the edit is in."""
+
+    code = "E710"
+    exit_code = 4
+
+
+class BadBundle(RegistryError):
+    """An import that does not prove itself: a hash, a signature, a name or a size that must not be."""
+
+    code = "E711"
+
+
+class EndpointError(CatechismError, RuntimeError):
+    """A configured endpoint cannot be reached, or does not answer as it should."""
+
+    code = "E602"
