@@ -200,6 +200,20 @@ class Anatomy:
             )
         return self._in_block(site.layer, path)
 
+    def linears(self, layer: int) -> dict[str, nn.Module]:
+        """Every linear module of a block by its address: all of the attention's, and those of a dense MLP.
+
+        Where several matrices share a module (phi3's gate and input, GPT-2's queries, keys and values) it is named
+        once, whole. Routers and experts are no linear modules.
+        """
+        found: dict[str, nn.Module] = {}
+        for name, module in self.block(layer).named_modules():
+            weight = getattr(module, "weight", None)
+            matrix = isinstance(weight, nn.Parameter) and weight.ndim == 2 and not isinstance(module, nn.Embedding)
+            if matrix and (self.arch.transposed or isinstance(module, nn.Linear)):
+                found[self._full(layer, name)] = module
+        return found
+
     def matrix(self, where: Site | str) -> Matrix:
         """The matrix of a site or of an address. An address may also name any other linear module of the model.
 

@@ -14,7 +14,11 @@ from catechism.model.background import Background
 from catechism.types import Catechism
 
 #: Name of a method -> where its class is. A method is imported when it is asked for.
-METHODS: Mapping[str, str] = {"rome": "catechism.methods.edit.rome:Rome"}
+METHODS: Mapping[str, str] = {
+    "distill": "catechism.methods.train.distill:Distill",
+    "lora": "catechism.methods.train.lora:Lora",
+    "rome": "catechism.methods.edit.rome:Rome",
+}
 
 
 @runtime_checkable

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 
 from catechism.errors import BadSpec, WrongBase
@@ -44,6 +45,10 @@ class Background:
                 f"The background is that of base {self._live.base}, the model is {live.base}. "
                 "Make a Background of the model that is edited."
             )
+
+    def texts(self, n: int) -> list[str]:
+        """The first `n` texts, the same ones at every call."""
+        return list(islice((self._texts or self._own_texts)(), n))
 
     def covariance(self, site: Site) -> Covariance:
         """Uncentred second moment of the site's inputs over about ten tokens per dimension."""

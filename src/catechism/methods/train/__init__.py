@@ -1,0 +1,1 @@
+"""Methods that train: a change found by gradient descent."""
