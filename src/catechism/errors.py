@@ -266,7 +266,7 @@ class UnknownDate(RegistryError, LookupError):
 
 
 class Denied(RegistryError):
-    """The policy wants approvals that are not there."""
+    """The policy does not let it through: approvals are missing, or the last test was no pass."""
 
     code = "E708"
     exit_code = 3

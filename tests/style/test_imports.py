@@ -28,6 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "reference": BASICS | {"arch", "model"},
     "methods": BASICS | {"solve", "model", "delta", "arch"},
     "locate": BASICS | {"solve", "model", "delta", "arch"},
+    "registry": BASICS | {"matching", "delta"},
     "bench": BASICS | {"settings", "evaluate", "methods", "locate", "facts", "reference", "model", "delta"},
 }
 MAY_IMPORT["cli"] = set(MAY_IMPORT) | {"__init__"}
@@ -44,6 +45,7 @@ LIBRARIES: dict[str, set[str]] = {
     "solve": {"torch", "jaxtyping"},
     "delta": {"torch", "safetensors", "jaxtyping"},
     "arch": {"torch", "jaxtyping"},
+    "registry": {"sqlalchemy", "alembic", "cryptography"},
     "__init__": set(),
 }
 
