@@ -14,6 +14,7 @@ from typing import cast
 
 from catechism.errors import UsageError
 from catechism.matching import name_key
+from catechism.types import Fact
 
 SUBJECT, OBJECT = "{subject}", "{object}"
 _KEYS = frozenset({"subject_kind", "object_kind", "statements", "questions", "reversed", "known"})
@@ -66,7 +67,7 @@ class Relation:
         return None
 
 
-_DESCRIPTION = re.compile(r"The ([^{},]+ \{subject\}) (?:is|are)(?: the)? \{object\}\.?")
+_DESCRIPTION = re.compile(r"The ([^{},]+ \{subject\}[^{},]*?) (?:is|are)(?: the)? \{object\}\.?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +132,12 @@ class TemplateBank:
         """The relation that a prompt asks for of its subject; None if no template, or more than one, says so."""
         found = self._prompts.get(_prompt_key(prompt.replace(subject, SUBJECT)), set())
         return next(iter(found)) if len(found) == 1 else None
+
+    def relation_of(self, fact: Fact) -> Relation | None:
+        """The relation that a fact is about: by its name, else by the wording of its prompt."""
+        named = self.relations.get(fact.relation or "")
+        read = self.read_prompt(fact.prompt, fact.subject)
+        return named if named or read is None else self.relations[read]
 
     @cached_property
     def _names(self) -> Mapping[str, str]:

@@ -12,8 +12,9 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
+from io import BufferedReader
 from pathlib import Path
-from typing import IO, NoReturn, cast
+from typing import NoReturn, cast
 
 from catechism.errors import BadFact, BadFeed
 from catechism.facts.cells import csv_rows
@@ -128,7 +129,7 @@ def _is_csv(path: Path) -> bool:
     return path.suffix.lower() == ".csv"
 
 
-def _source(path: Path, file: IO[bytes], now: Callable[[], datetime]) -> Source:
+def _source(path: Path, file: BufferedReader, now: Callable[[], datetime]) -> Source:
     """The open file as a source. What can be read only once, a pipe for instance, has no hash."""
     digest = ""
     if file.seekable():
@@ -148,7 +149,7 @@ def _json_rows(lines: Iterator[tuple[int, bytes]]) -> Iterator[tuple[int, dict[s
             yield number, row
 
 
-def _lines(path: Path, file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
+def _lines(path: Path, file: BufferedReader) -> Iterator[tuple[int, bytes]]:
     """Numbered lines. Of a line over the limit only the first `MAX_LINE_BYTES` + 1 bytes come."""
     number, blank = 0, True
     while raw := file.readline(MAX_LINE_BYTES + 1):

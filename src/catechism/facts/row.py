@@ -70,6 +70,22 @@ def parse_row(row: Mapping[str, object], *, default_id: str) -> Catechism:
     return Catechism(fact, questions, _study(reader, fact, questions))
 
 
+def read_asked(fact: Fact, key: str, item: object, *, origin: str) -> tuple[Question, ...]:
+    """The questions that one entry of a row's list stands for, checked as if a feed had brought it.
+
+    Args:
+        fact: what the entry is about.
+        key: the list, ``paraphrases`` for instance.
+        item: the entry, from whoever wrote it.
+        origin: who wrote it.
+
+    Raises: BadFeed or BadFact, as `parse_row`.
+    """
+    row = {"prompt": fact.prompt, "subject": fact.subject, "new_object": fact.object, "old_object": fact.old_object}
+    catechism = parse_row({**row, key: [item]}, default_id="1")
+    return tuple(replace(q, origin=origin) for q in catechism.questions if q.kind is not Kind.REWRITE)
+
+
 def dump_row(catechism: Catechism) -> dict[str, JSON]:
     """The row that `parse_row` reads back as this very catechism, but for the origins of its questions.
 
