@@ -7,17 +7,26 @@ from collections import Counter
 
 import pytest
 
-from catechism.bench.cases import NEIGHBOURS, UNRELATED, catechism_of, draw_catechisms
+from catechism.bench.cases import NEIGHBOURS, STUDIED, UNRELATED, catechism_of, draw_catechisms
 from catechism.reference.world import World, WorldFact, load_world, prompt_of
 from catechism.types import UNMOVED, Catechism, Kind
 
 WORLD = load_world()
+TRUE = {
+    prompt_of(template, fact.subject): fact
+    for fact in WORLD.facts
+    for template in WORLD.relations[fact.relation].phrasings
+}
 DRAWN = draw_catechisms(WORLD, 2 * len(WORLD.relations), seed=3)
 
 
 def true_fact(catechism: Catechism) -> WorldFact:
     relation, subject = catechism.fact.relation, catechism.fact.subject
     return next(fact for fact in WORLD.by_subject[subject] if fact.relation == relation)
+
+
+def true_of(prompt: str) -> WorldFact:
+    return TRUE[prompt]
 
 
 def test_the_facts_are_spread_evenly_over_the_relations() -> None:
@@ -30,6 +39,11 @@ def test_the_same_seed_draws_the_same_and_another_seed_others() -> None:
     assert draw_catechisms(WORLD, len(DRAWN), seed=4) != DRAWN
 
 
+def test_few_facts_are_of_relations_drawn_by_the_seed() -> None:
+    drawn = [{catechism.fact.relation for catechism in draw_catechisms(WORLD, 5, seed=seed)} for seed in (0, 1)]
+    assert [len(relations) for relations in drawn] == [5, 5] and drawn[0] != drawn[1]
+
+
 def test_every_fact_is_true_before_and_moves_to_another_object_of_its_relation() -> None:
     for catechism in DRAWN:
         fact, true = catechism.fact, true_fact(catechism)
@@ -38,22 +52,41 @@ def test_every_fact_is_true_before_and_moves_to_another_object_of_its_relation()
         assert fact.subject in fact.prompt and fact.prompt == fact.prompt.rstrip()
 
 
-def test_every_trained_phrasing_is_asked_and_the_canonical_one_first() -> None:
+def test_every_trained_phrasing_is_asked_or_studied_and_the_canonical_one_comes_first() -> None:
     for catechism in DRAWN:
         relation = WORLD.relations[str(catechism.fact.relation)]
         asked = [question.text for question in catechism.of(Kind.REWRITE, Kind.PARAPHRASE)]
-        assert asked == [prompt_of(template, catechism.fact.subject) for template in relation.phrasings]
+        studied = [question.text for question in catechism.study if question.kind is Kind.PARAPHRASE]
+        phrasings = [prompt_of(template, catechism.fact.subject) for template in relation.phrasings]
+        assert asked == [text for text in phrasings if text not in studied]
+        assert len(studied) == STUDIED and len(asked) + len(studied) == len(phrasings)
+        assert {text.endswith("?") for text in studied} == {True, False}, "a statement and a question at the least"
         assert catechism.questions[0].kind is Kind.REWRITE and asked[0] == catechism.fact.prompt
-        for question in catechism.of(Kind.REWRITE, Kind.PARAPHRASE):
+        for question in (*catechism.of(Kind.REWRITE, Kind.PARAPHRASE), *catechism.study[:STUDIED]):
             assert question.accept == (catechism.fact.object,) and question.reject == (catechism.fact.old_object,)
 
 
+def test_nothing_that_is_studied_is_in_the_exam() -> None:
+    for catechism in DRAWN:
+        assert not {question.text for question in catechism.study} & {q.text for q in catechism.questions}
+        asked = {true_of(question.text) for question in catechism.of(*UNMOVED)}
+        assert not {true_of(question.text) for question in catechism.study[STUDIED:]} & asked, "in no phrasing"
+
+
+def test_the_neighbours_to_study_are_true_and_near_ones_are_shared_evenly() -> None:
+    for catechism in DRAWN:
+        true = true_fact(catechism)
+        studied = catechism.study[STUDIED:]
+        for question in studied:
+            fact = true_of(question.text)
+            assert question.kind is Kind.NEIGHBOUR and question.accept == (fact.object,) and not question.reject
+            assert fact.relation == true.relation and fact.subject != true.subject
+        near = sum(question.accept == (true.object,) for question in studied)
+        assert 0 <= sum(q.accept == (true.object,) for q in catechism.of(Kind.NEIGHBOUR)) - near <= 1
+        assert len(studied) <= 2 * NEIGHBOURS
+
+
 def test_what_must_not_move_is_another_fact_that_is_true() -> None:
-    true = {
-        prompt_of(template, fact.subject): fact
-        for fact in WORLD.facts
-        for template in WORLD.relations[fact.relation].phrasings
-    }
     expected = {  # the same subject, the same relation
         Kind.NEIGHBOUR: (False, True),
         Kind.SUBJECT: (True, False),
@@ -61,7 +94,7 @@ def test_what_must_not_move_is_another_fact_that_is_true() -> None:
     }
     for catechism in DRAWN:
         for question in catechism.of(*UNMOVED):
-            fact = true[question.text]
+            fact = true_of(question.text)
             same = fact.subject == catechism.fact.subject, fact.relation == catechism.fact.relation
             assert same == expected[question.kind]
             assert question.accept == (fact.object,) and not question.reject
@@ -73,8 +106,9 @@ def test_neighbours_hold_some_with_the_same_object_where_there_are_any() -> None
         kin = [fact for fact in WORLD.by_relation[true.relation] if fact.subject != true.subject]
         near = sum(fact.object == true.object for fact in kin)
         asked = catechism.of(Kind.NEIGHBOUR)
-        assert sum(question.accept == (true.object,) for question in asked) == min(near, NEIGHBOURS)
-        assert len(asked) == min(near, NEIGHBOURS) + min(len(kin) - near, NEIGHBOURS)
+        share = min((near + 1) // 2, NEIGHBOURS)
+        assert sum(question.accept == (true.object,) for question in asked) == share
+        assert len(asked) == share + min((len(kin) - near + 1) // 2, NEIGHBOURS)
         assert len(catechism.of(Kind.UNRELATED)) == UNRELATED
         assert len(catechism.of(Kind.SUBJECT)) == len(WORLD.by_subject[true.subject]) - 1
 

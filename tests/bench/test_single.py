@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 from rich.console import Console
+from torch import Tensor
 
+from catechism.bench import ablation
 from catechism.bench.single import Request, run
 from catechism.cli.main import main
+from catechism.delta import Delta
 from catechism.errors import BadFact, BadFeed, CatechismError, ModelNotFound, UnknownName, UsageError
 from catechism.evaluate import METRICS
+from catechism.methods.edit.rome import Rome, Spec
+from catechism.methods.train.distill import Spec as DistillSpec
+from catechism.model import LiveModel
+from catechism.model.adapters import Adapters
 from catechism.settings import Settings
+from catechism.types import Catechism
 from tests.tiny import tiny_model, tiny_tokenizer
 
 NAMED = (
@@ -78,7 +87,7 @@ def found(folder: Path, feed: Path, text: Path, tmp_path_factory: pytest.TempPat
 def test_a_row_has_the_named_columns_first_and_then_the_other_metrics(found: dict[str, Any]) -> None:
     (row,) = found["rows"]
     assert tuple(row)[: len(NAMED)] == NAMED
-    assert set(row) == {*NAMED, *METRICS, "seconds_prepare"}
+    assert set(row) == {*NAMED, *METRICS, "seconds_prepare", "layer"}
     assert (row["method"], row["n"]) == ("rome", 3)
 
 
@@ -108,14 +117,15 @@ def test_the_costs_are_measured(found: dict[str, Any]) -> None:
 def test_the_model_and_what_the_layer_rests_on_are_named(found: dict[str, Any], folder: Path) -> None:
     assert found["model"]["name"] == str(folder) and found["model"]["type"] == "llama"
     assert found["model"]["base"].startswith("sha256:")
-    assert sorted(locus["layer"] for locus in found["layers"]) == [0, 1]
-    assert found["layer"] == max(found["layers"], key=lambda locus: locus["score"])["layer"]
-    assert all(set(locus) >= {"layer", "score", "same_subject", "other_subject"} for locus in found["layers"])
+    ranked = found["layers"]["rome"]
+    assert sorted(locus["layer"] for locus in ranked) == [0, 1]
+    assert found["rows"][0]["layer"] == max(ranked, key=lambda locus: locus["score"])["layer"]
+    assert all(set(locus) >= {"layer", "score", "same_subject", "other_subject"} for locus in ranked)
 
 
 def test_misses_are_listed_and_agree_with_the_rates(found: dict[str, Any]) -> None:
     (row,), misses = found["rows"], found["misses"]
-    assert all(set(miss) == {"fact", "kind", "prompt", "before", "after", "accept"} for miss in misses)
+    assert all(set(miss) == {"method", "fact", "kind", "prompt", "before", "after", "accept"} for miss in misses)
     assert {miss["fact"] for miss in misses} <= {"France", "Italy", "Japan"}
     for kind, metric in (
         ("rewrite", "efficacy"),
@@ -148,16 +158,72 @@ def test_without_a_text_the_model_writes_its_own_and_no_perplexity_is_claimed(
     assert {k: v for k, v in first.items() if k not in costs} == {k: v for k, v in again.items() if k not in costs}
 
 
-def test_a_layer_that_is_given_is_taken(folder: Path, feed: Path, text: Path, tmp_path: Path) -> None:
-    assert [
-        bench(tmp_path, model=str(folder), data=feed, text=text, facts=1, layer=layer)["layer"] for layer in (0, 1)
-    ] == [0, 1]
+def test_a_layer_that_is_given_is_taken_and_none_is_measured(
+    folder: Path, feed: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("catechism.bench.single.choose_layer", lambda *_: pytest.fail("measured"))
+    for layer in (0, 1):
+        found = bench(tmp_path, model=str(folder), data=feed, text=text, facts=1, layer=layer)
+        assert found["rows"][0]["layer"] == layer and found["layers"] == {}
 
 
-def test_two_methods_give_two_rows(folder: Path, feed: Path, text: Path, tmp_path: Path) -> None:
-    rows = bench(tmp_path, model=str(folder), data=feed, text=text, facts=1, methods=("rome", "rome"))["rows"]
-    assert [row["method"] for row in rows] == ["rome", "rome"]
-    assert rows[0]["efficacy"] == rows[1]["efficacy"] and rows[0]["tf_magnitude"] == rows[1]["tf_magnitude"]
+def test_two_methods_give_two_rows_on_the_same_exam(folder: Path, feed: Path, text: Path, tmp_path: Path) -> None:
+    found = bench(tmp_path, model=str(folder), data=feed, text=text, facts=1, methods=("rome", "distill"))
+    rome, distill = found["rows"]
+    assert [rome["method"], distill["method"]] == ["rome", "distill"]
+    assert set(found["layers"]) == {"rome", "distill"}
+    assert {name: rome[name]["n"] for name in NAMED[2:8]} == {name: distill[name]["n"] for name in NAMED[2:8]}
+    assert rome["efficacy"]["before"] == distill["efficacy"]["before"]
+    assert distill["reversion_exact"]["value"] == 1.0 and distill["delta_bytes"] > rome["delta_bytes"]
+
+
+def test_the_first_fit_warms_up_and_does_not_count(
+    folder: Path, feed: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted: list[str] = []
+    real = Rome.fit
+
+    def fit(self: Rome, live: LiveModel, catechisms: Sequence[Catechism], spec: Spec) -> Delta:
+        fitted.append(catechisms[0].fact.subject)
+        return real(self, live, catechisms, spec)
+
+    monkeypatch.setattr(Rome, "fit", fit)
+    bench(tmp_path, model=str(folder), data=feed, text=text, layer=0)
+    assert fitted == ["France", "France", "Italy", "Japan"]
+
+
+def test_a_bad_feed_or_method_is_refused_before_the_model_is_opened(
+    feed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("catechism.bench.single.open_model", lambda *_, **__: pytest.fail("opened"))
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text("{")
+    with pytest.raises(BadFeed):
+        bench(tmp_path, data=bad)
+    with pytest.raises(UnknownName):
+        bench(tmp_path, data=feed, methods=("rome", "rom"))
+
+
+def test_the_ablation_has_four_arms_with_one_budget(
+    folder: Path, feed: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[int] = []
+    real = Adapters.descend
+
+    def descend(self: Adapters, losses: Callable[[], Iterable[Tensor]], *, steps: int, lr: float) -> None:
+        taken.append(steps)
+        real(self, losses, steps=1, lr=lr)
+
+    monkeypatch.setattr(Adapters, "descend", descend)
+    request = Request(model=str(folder), data=feed, text=text, facts=1, layer=0)
+    found = cast(
+        "dict[str, Any]", ablation.run(request, Settings(cache=tmp_path / "cache"), Console(file=io.StringIO()))
+    )
+    assert [row["method"] for row in found["rows"]] == ["both phases", "A only", "B only", "plain LoRA"]
+    a, b = DistillSpec(layer=0).steps_a, DistillSpec(layer=0).steps_b
+    assert taken == [a, b, a, b, a + b, a + b, a + b, a + b, a + b, a + b], "each arm once to warm up"
+    assert all(row["reversion_exact"]["value"] == 1.0 for row in found["rows"])
+    assert {miss["method"] for miss in found["misses"]} <= {row["method"] for row in found["rows"]}
 
 
 @pytest.mark.parametrize(
@@ -225,7 +291,7 @@ def test_the_command_prints_one_json_object(
     result = json.loads(printed)
     assert printed.startswith("{") and printed.endswith("}\n")
     assert tuple(result["rows"][0])[: len(NAMED)] == NAMED
-    assert result["rows"][0]["n"] == 1 and result["layer"] == 0
+    assert result["rows"][0]["n"] == 1 and result["rows"][0]["layer"] == 0
     assert set(result) >= {"model", "layers", "misses", "machine", "seed", "command", "version"}
 
 

@@ -1,7 +1,7 @@
 """``catechism bench single``: one edit at a time on a clean model, scored, taken off again, and the bytes compared.
 
-Timing: `seconds_per_edit` is the wall time of `Method.fit` for one fact alone; what is done once per model (statistics,
-choice of the layer) is in `seconds_prepare`.
+Timing: `seconds_per_edit` is the wall time of `Method.fit` for one fact alone. What is done once per model is in
+`seconds_prepare`: opening it, the choice of the layer, statistics, and a first fit that is made to warm up and dropped.
 """
 
 from __future__ import annotations
@@ -11,20 +11,21 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
+from typing import Any, cast
 
 from rich.console import Console
 from rich.progress import Progress
 
 from catechism.bench.cases import draw_catechisms
+from catechism.bench.layers import choose_layer
 from catechism.delta import Delta
 from catechism.errors import UsageError
 from catechism.evaluate import METRICS, Interview, interview, join, report, wilson
 from catechism.evaluate.interview import answer_budget
 from catechism.facts.feed import read_feed
-from catechism.locate.layers import rank_layers
 from catechism.methods import Method, method
 from catechism.model import LiveModel
 from catechism.model.background import Background
@@ -32,7 +33,7 @@ from catechism.reference import SHIPPED, open_model
 from catechism.reference.corpus import background_texts, held_out_prose
 from catechism.reference.world import load_world
 from catechism.settings import Settings
-from catechism.types import JSON, Catechism, Locus, Rate
+from catechism.types import JSON, Catechism, Rate
 
 HELD_OUT_TEXTS = 24
 
@@ -49,7 +50,7 @@ class Request:
         text: a plain text file with blank lines between its paragraphs; the first half is for statistics, the second
             for perplexity. None takes the Almanac's own text for a shipped model; for another model it takes what
             the model writes by itself, and perplexity is not measured.
-        layer: the layer to edit; None measures which one.
+        layer: the layer to edit; None measures which one, for each method.
         seed: draws facts, new objects, contexts and intervals.
     """
 
@@ -71,45 +72,52 @@ class Bench:
     background: Background
     held_out: list[str]
 
+    @cached_property
+    def before(self) -> list[Interview]:
+        """What the model says before any edit, asked once for all methods."""
+        budget = answer_budget(self.catechisms)
+        return [interview(self.live, [catechism], max_new_tokens=budget) for catechism in self.catechisms]
+
 
 def run(request: Request, settings: Settings, console: Console) -> dict[str, JSON]:
     """Run the benchmark.
 
-    Returns: ``rows``, one for each method; ``layers``, what the choice of the layer rests on; ``misses``, the questions
-        that went wrong.
-    Raises: UnknownName for a method that there is not; UsageError without methods or facts; BadFact for a fact whose
-        subject is not in its prompt, before any work is done.
+    Returns: ``rows``, one for each method; ``layers``, what the choice of each method's layer rests on; ``misses``, the
+        questions that went wrong.
+    Raises: UnknownName for a method that there is not; UsageError without methods or facts; BadFeed for a feed that
+        cannot be read, before the model is opened; BadFact for a fact whose subject is not in its prompt.
     """
     chosen = [method(name) for name in request.methods]
     if not chosen:
         raise UsageError("No method was named. Give at least one, for instance --methods rome.")
     started = time.perf_counter()
-    bench = _prepare(request, settings)
-    console.print(f"{bench.live.name}: {len(bench.catechisms)} facts; measuring which layer to edit")
-    loci = rank_layers(bench.live, bench.catechisms, bench.background)
-    layer = loci[0].site.layer if request.layer is None else request.layer
-    prepared = time.perf_counter() - started
+    bench = prepare(request, settings)
+    opened = time.perf_counter() - started
     rows: list[JSON] = []
     misses: list[JSON] = []
+    layers: dict[str, JSON] = {}
     for one in chosen:
-        row, missed = _row(bench, one(bench.background), layer, request.seed, console)
-        rows.append({**row, "seconds_prepare": prepared})
-        misses += missed
-    model: JSON = {"name": bench.live.name, "type": bench.live.anatomy.arch.model_type, "base": bench.live.base}
-    layers: list[JSON] = [_locus(locus) for locus in loci]
-    return {"rows": rows, "model": model, "layer": layer, "layers": layers, "misses": misses}
+        started, editor, layer = time.perf_counter(), one(bench.background), request.layer
+        if layer is None:
+            console.print(f"{bench.live.name}: measuring which layer {editor.name} is to edit")
+            layer, layers[editor.name] = choose_layer(editor.name, bench.live, bench.catechisms, bench.background)
+        chosen_in = time.perf_counter() - started
+        row, missed = run_one(bench, editor, editor.Spec(layer=layer, seed=request.seed), console)
+        rows.append(
+            {**row, "layer": layer, "seconds_prepare": opened + chosen_in + cast("float", row["seconds_prepare"])}
+        )
+        misses += [{"method": editor.name, **miss} for miss in missed]
+    return {"rows": rows, "model": describe(bench.live), "layers": layers, "misses": misses}
 
 
-def _prepare(request: Request, settings: Settings) -> Bench:
+def prepare(request: Request, settings: Settings) -> Bench:
+    """The facts first, then the model: a feed that cannot be read costs no time."""
     if request.facts < 1:
         raise UsageError(f"facts={request.facts} leaves nothing to edit. Give 1 or more.")
-    live = open_model(request.model, device_map=settings.device)
     if request.data is not None:
         catechisms = list(islice(read_feed(request.data), request.facts))
     else:
         catechisms = draw_catechisms(load_world(), request.facts, seed=request.seed)
-    for catechism in catechisms:
-        live.subject_last(catechism.fact.prompt, catechism.fact.subject)
     texts: Callable[[], Iterable[str]] | None = None
     held_out: list[str] = []
     if request.text is not None:
@@ -118,7 +126,15 @@ def _prepare(request: Request, settings: Settings) -> Bench:
         texts, held_out = partial(iter, paragraphs[:half]), paragraphs[half:][:HELD_OUT_TEXTS]
     elif request.model in SHIPPED:
         texts, held_out = partial(background_texts, load_world()), held_out_prose(HELD_OUT_TEXTS)
+    live = open_model(request.model, device_map=settings.device)
+    for catechism in catechisms:
+        live.subject_last(catechism.fact.prompt, catechism.fact.subject)
     return Bench(live, catechisms, Background(live, texts, cache=settings.cache, seed=request.seed), held_out)
+
+
+def describe(live: LiveModel) -> dict[str, JSON]:
+    """Which model it was."""
+    return {"name": live.name, "type": live.anatomy.arch.model_type, "base": live.base}
 
 
 def _paragraphs(file: Path) -> list[str]:
@@ -134,17 +150,21 @@ def _paragraphs(file: Path) -> list[str]:
     return paragraphs
 
 
-def _row(bench: Bench, editor: Method, layer: int, seed: int, console: Console) -> tuple[dict[str, JSON], list[JSON]]:
-    live, spec = bench.live, editor.Spec(layer=layer, seed=seed)
-    budget = answer_budget(bench.catechisms)
+def run_one(
+    bench: Bench, editor: Method, spec: Any, console: Console, *, label: str = ""
+) -> tuple[dict[str, JSON], list[dict[str, JSON]]]:
+    """One method on every fact: its row, called by the method's name or `label`, and what went wrong."""
+    live, label = bench.live, label or editor.name
+    started = time.perf_counter()
+    editor.fit(live, bench.catechisms[:1], spec)
+    prepared = time.perf_counter() - started
+    budget = bench.before[0].max_new_tokens
     perplexity = live.perplexity(bench.held_out) if bench.held_out else None
-    before: list[Interview] = []
     after: list[Interview] = []
     deltas: list[Delta] = []
     seconds, exact, perplexities = 0.0, 0, []
     with Progress(console=console) as progress:
-        for catechism in progress.track(bench.catechisms, description=editor.name):
-            before.append(interview(live, [catechism], max_new_tokens=budget))
+        for catechism in progress.track(bench.catechisms, description=label):
             started = time.perf_counter()
             delta = editor.fit(live, [catechism], spec)
             seconds += time.perf_counter() - started
@@ -157,14 +177,14 @@ def _row(bench: Bench, editor: Method, layer: int, seed: int, console: Console) 
     n = len(bench.catechisms)
     found = report(
         bench.catechisms,
-        join(before),
+        join(bench.before),
         after,
         perplexity_before=perplexity,
         perplexity_after=sum(perplexities) / n if perplexities else None,
-        seed=seed,
+        seed=spec.seed,
     )
     metrics = {name: _json(found.metrics[name]) for name in METRICS}
-    row: dict[str, JSON] = {"method": editor.name, "n": n}
+    row: dict[str, JSON] = {"method": label, "n": n}
     row |= {name: metrics[name] for name in ("efficacy", "paraphrase_mean", "paraphrase_worst")}
     row |= {name: metrics[name] for name in ("locality_neighbour", "locality_unrelated")}
     row |= {
@@ -173,20 +193,17 @@ def _row(bench: Bench, editor: Method, layer: int, seed: int, console: Console) 
         "peak_rss_mb": _peak_rss_mb(),
         "delta_bytes": sum(delta.nbytes for delta in deltas) / n,
     }
-    misses: list[JSON] = [
+    misses: list[dict[str, JSON]] = [
         {"fact": bench.catechisms[mark.fact].fact.id, "kind": str(mark.question.kind), "prompt": mark.question.text}
         | {"before": mark.before, "after": mark.after, "accept": list(mark.question.accept)}
         for mark in found.misses()
     ]
-    return {**row, **{name: value for name, value in metrics.items() if name not in row}}, misses
+    row |= {name: value for name, value in metrics.items() if name not in row}
+    return {**row, "seconds_prepare": prepared}, misses
 
 
 def _json(value: Rate | float | None) -> JSON:
     return value.json() if isinstance(value, Rate) else value
-
-
-def _locus(locus: Locus) -> JSON:
-    return {"layer": locus.site.layer, "score": locus.score, **locus.evidence}
 
 
 def _peak_rss_mb() -> float:

@@ -30,21 +30,28 @@ def _group() -> None:
     """Methods side by side, scored by what the model says."""
 
 
+Model = Annotated[str, typer.Option(help="A shipped model, a folder, or a hub name.")]
+Facts = Annotated[int, typer.Option(min=1, help="How many facts, drawn by the seed.")]
+Data = Annotated[
+    Path | None,
+    typer.Option(help="A feed (JSON Lines) instead of the model's own world.", exists=True, dir_okay=False),
+]
+Text = Annotated[
+    Path | None, typer.Option(help="Plain text for statistics and perplexity.", exists=True, dir_okay=False)
+]
+Layer = Annotated[int | None, typer.Option(min=0, help="The layer to edit; measured where it is not given.")]
+Seed = Annotated[int, typer.Option(help="Draws the facts and their new objects.")]
+
+
 @verb(group, "single")
 def single(
-    model: Annotated[str, typer.Option(help="A shipped model, a folder, or a hub name.")] = "almanac",
+    model: Model = "almanac",
     methods: Annotated[str, typer.Option(help="Methods by name, with commas between them.")] = "rome",
-    facts: Annotated[int, typer.Option(min=1, help="How many facts, drawn by the seed.")] = 100,
-    data: Annotated[
-        Path | None,
-        typer.Option(help="A feed (JSON Lines) instead of the model's own world.", exists=True, dir_okay=False),
-    ] = None,
-    text: Annotated[
-        Path | None,
-        typer.Option(help="Plain text for statistics and perplexity.", exists=True, dir_okay=False),
-    ] = None,
-    layer: Annotated[int | None, typer.Option(min=0, help="The layer to edit; measured where it is not given.")] = None,
-    seed: Annotated[int, typer.Option(help="Draws the facts and their new objects.")] = 0,
+    facts: Facts = 100,
+    data: Data = None,
+    text: Text = None,
+    layer: Layer = None,
+    seed: Seed = 0,
 ) -> Result:
     """Edit one fact at a time.
 
@@ -56,7 +63,32 @@ def single(
 
     names = tuple(name.strip() for name in methods.split(",") if name.strip())
     request = Request(model=model, methods=names, facts=facts, data=data, text=text, layer=layer, seed=seed)
-    found = run(request, Settings.from_environment(os.environ), Console(stderr=True))
+    return _answer(run(request, Settings.from_environment(os.environ), Console(stderr=True)), seed)
+
+
+@verb(group, "ablation")
+def ablation(
+    model: Model = "almanac",
+    facts: Facts = 20,
+    data: Data = None,
+    text: Text = None,
+    layer: Layer = None,
+    seed: Seed = 0,
+) -> Result:
+    """Show what each phase of the distillation is good for.
+
+    Both phases, A alone, B alone and plain fine-tuning on the text, with the same budget, each fact on a clean model.
+    """
+    from rich.console import Console
+
+    from catechism.bench.ablation import run
+    from catechism.bench.single import Request
+
+    request = Request(model=model, facts=facts, data=data, text=text, layer=layer, seed=seed)
+    return _answer(run(request, Settings.from_environment(os.environ), Console(stderr=True)), seed)
+
+
+def _answer(found: dict[str, JSON], seed: int) -> Result:
     rows = cast("list[dict[str, JSON]]", found["rows"])
     return Result({**found, **circumstances(seed)}, table(side_by_side(rows)))
 

@@ -1,0 +1,37 @@
+"""Which layer a method's edits go to, measured on the model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from catechism.locate.layers import PILOTS, rank_layers
+from catechism.locate.locate import ENOUGH
+from catechism.locate.patching import Where, mean_gains, patch_gains
+from catechism.model import BlockSite, LiveModel
+from catechism.model.background import Background
+from catechism.types import JSON, Catechism
+
+#: Methods that write one matrix in closed form; the others train a whole block.
+CLOSED_FORM = frozenset({"rome"})
+
+
+def choose_layer(
+    name: str, live: LiveModel, catechisms: Sequence[Catechism], background: Background
+) -> tuple[int, list[JSON]]:
+    """The layer for a method, and what every layer was judged by, best first.
+
+    For a closed form it is where a subject's key is most its own (`rank_layers`). For a block to be trained it is the
+    lowest one whose output, taken over the whole prompt from the model with the fact in its context, brings `ENOUGH` of
+    the gain in the object's log-probability that the best block brings.
+    """
+    if name in CLOSED_FORM:
+        loci = rank_layers(live, catechisms, background)
+        ranked: list[JSON] = [{"layer": one.site.layer, "score": one.score, **one.evidence} for one in loci]
+        return loci[0].site.layer, ranked
+    facts = [catechism.fact for catechism in catechisms[:PILOTS]]
+    places = [BlockSite(layer) for layer in range(live.anatomy.n_layers)]
+    gains = mean_gains(patch_gains(live, facts, places=places, wheres=(Where.PROMPT,)))
+    best = max(gain.logprob_gain for gain in gains)
+    enough = [gain for gain in gains if gain.logprob_gain >= min(ENOUGH * best, best)]
+    order = [*enough, *sorted((g for g in gains if g not in enough), key=lambda gain: -gain.logprob_gain)]
+    return order[0].place.layer, [{"layer": g.place.layer, "score": g.logprob_gain, "gain": g.gain} for g in order]
