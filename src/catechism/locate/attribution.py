@@ -30,12 +30,12 @@ from torch.func import functional_call
 
 from catechism.arch import Matrix
 from catechism.errors import UsageError
-from catechism.locate.answers import answer_logprobs, select_rows
-from catechism.model import BlockSite, LiveModel, Pairs, Part, Patch, Place, patch, record
+from catechism.locate.answers import answer_gradients, select_rows
+from catechism.model import BlockSite, LiveModel, Pairs, Part, Place, record
 from catechism.types import Role, Site
 
+#: Roles of matrices that are modules of their own.
 DENSE = (Role.ATTN_OUT, Role.MLP_IN, Role.MLP_GATE, Role.MLP_OUT)
-MIXTURE = (Role.ROUTER, Role.EXPERT_IN, Role.EXPERT_GATE, Role.EXPERT_OUT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +56,14 @@ class Attribution:
 
 
 def attribute(
-    live: LiveModel, prompts: Sequence[str], answers: Sequence[str], *, batch_size: int = 32
+    live: LiveModel,
+    prompts: Sequence[str],
+    answers: Sequence[str],
+    *,
+    roles: Sequence[Role] = tuple(Role),
+    batch_size: int = 32,
 ) -> list[tuple[Attribution, ...]]:
-    """For every prompt the attribution of every matrix of the architecture table, by layer, role and expert.
+    """For every prompt the attribution of every matrix of these roles, by layer, role and expert.
 
     Raises: BadFact for an empty answer; UsageError for a batch size below 1 or a row longer than the model's window.
     """
@@ -67,7 +72,7 @@ def attribute(
     pairs = live.encode_pairs(prompts, answers)
     numbers = range(len(prompts))
     batches = [select_rows(pairs, numbers[i : i + batch_size]) for i in range(0, len(numbers), batch_size)]
-    return [row for batch in batches for row in _attribute(live, batch)]
+    return [row for batch in batches for row in _attribute(live, batch, roles)]
 
 
 def mean_attribution(rows: Sequence[Sequence[Attribution]]) -> list[Attribution]:
@@ -85,13 +90,18 @@ def mean_attribution(rows: Sequence[Sequence[Attribution]]) -> list[Attribution]
     ]
 
 
-def _attribute(live: LiveModel, pairs: Pairs) -> list[tuple[Attribution, ...]]:
+def _attribute(live: LiveModel, pairs: Pairs, roles: Sequence[Role]) -> list[tuple[Attribution, ...]]:
     parts = live.anatomy
-    dense = parts.sites(*DENSE)
-    mixtures = [BlockSite(layer, Part.MLP) for layer in range(parts.n_layers) if parts.experts_in(layer)]
+    wanted = [site for site in parts.sites() if site.role in roles]
+    dense = [site for site in wanted if site.role in DENSE]
+    mixed = [site for site in wanted if site.role not in DENSE]
+    mixtures = [BlockSite(layer, Part.MLP) for layer in sorted({site.layer for site in mixed})]
     widths: dict[Place, int] = {site: _width(parts.matrix(site)) for site in dense}
     widths |= {place: parts.d_model for place in mixtures}
-    inputs, gradients = _backward(live, pairs, widths)
+    with record(live, list(widths)) as seen:
+        _, gradients = answer_gradients(live, pairs, widths)
+    inputs = {place: seen[place].detach() for place in widths}
+    order = {site: i for i, site in enumerate(wanted)}
     real = pairs.attention_mask.bool()
     found: list[tuple[Attribution, ...]] = []
     for row in range(len(pairs.spans)):
@@ -103,46 +113,16 @@ def _attribute(live: LiveModel, pairs: Pairs) -> list[tuple[Attribution, ...]]:
             scores.append(_score(site, matrix, g.T @ x.to(g.dtype), g.sum(dim=0)))
         for place in mixtures:
             x, g = (t[place][row][real[row].to(t[place].device)] for t in (inputs, gradients))
-            scores += _of_mixture(live, place.layer, x, g)
-        order = {site: i for i, site in enumerate(parts.sites())}
+            scores += _of_mixture(live, [site for site in mixed if site.layer == place.layer], x, g)
         found.append(tuple(sorted(scores, key=lambda score: order[score.site])))
     return found
 
 
-def _backward(
-    live: LiveModel, pairs: Pairs, widths: dict[Place, int]
-) -> tuple[dict[Place, Tensor], dict[Place, Tensor]]:
-    """Inputs (b, t, d_in) of every place, and gradients (b, t, width) of the answers at its outputs.
-
-    The gradient is that of a zero which is added to the output, so that it reaches modules which work on flat rows of
-    tokens as well, and starts where it is needed: no parameter and no embedding has to ask for one.
-    """
-    b, t = pairs.input_ids.shape
-    row, token = torch.cartesian_prod(torch.arange(b), torch.arange(t)).T
-    dtype = torch.promote_types(live.dtype, torch.float32)
-    zeros = {
-        place: torch.zeros(b * t, width, dtype=dtype, device=live.device, requires_grad=True)
-        for place, width in widths.items()
-    }
-    with (
-        torch.enable_grad(),
-        patch(live, *(Patch(place, row, token, zero) for place, zero in zeros.items())),
-        record(live, list(zeros)) as seen,
-    ):
-        total = answer_logprobs(live, pairs).sum()
-    gradients = torch.autograd.grad(total, list(zeros.values()))
-    return (
-        {place: seen[place].detach() for place in zeros},
-        {place: gradient.unflatten(0, (b, t)) for place, gradient in zip(zeros, gradients, strict=True)},
-    )
-
-
 def _of_mixture(
-    live: LiveModel, layer: int, inputs: Float[Tensor, "t d"], gradient: Float[Tensor, "t d"]
+    live: LiveModel, sites: Sequence[Site], inputs: Float[Tensor, "t d"], gradient: Float[Tensor, "t d"]
 ) -> list[Attribution]:
-    """Attributions of the router and of every expert, from the gradient at the mixture's output."""
-    parts = live.anatomy
-    mixture = parts.mlp(layer)
+    """Attributions of sites of one mixture, its router or its experts, from the gradient at the mixture's output."""
+    mixture = live.anatomy.mlp(sites[0].layer)
     leaves = {name: parameter.detach().requires_grad_() for name, parameter in mixture.named_parameters()}
     with torch.enable_grad():
         out = functional_call(mixture, leaves, (inputs[None],))
@@ -152,14 +132,13 @@ def _of_mixture(
         )
     of = dict(zip(mixture.parameters(), found, strict=True))
     scores: list[Attribution] = []
-    for site in parts.sites(*MIXTURE):
-        if site.layer == layer:
-            matrix = parts.matrix(site)
-            G, g = matrix.select(of[matrix.parameter]), None
-            if matrix.bias is not None:
-                g = of[matrix.bias] if matrix.expert is None else of[matrix.bias][matrix.expert]
-                g = g[matrix.rows]
-            scores.append(_score(site, matrix, G, g))
+    for site in sites:
+        matrix = live.anatomy.matrix(site)
+        g = None
+        if matrix.bias is not None:
+            g = of[matrix.bias] if matrix.expert is None else of[matrix.bias][matrix.expert]
+            g = g[matrix.rows]
+        scores.append(_score(site, matrix, matrix.select(of[matrix.parameter]), g))
     return scores
 
 

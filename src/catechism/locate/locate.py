@@ -7,9 +7,10 @@ Two questions have two answers, and a `Ranking` carries both:
     distill      Which block should learn to do what the model does with the fact in its context? The first one whose
                  output, taken from the model with the context, brings the answer: `catechism.locate.patching`.
 
-The cheap score of a site is the larger of two numbers that are at most 1: its attribution as a share of the greatest
-(`catechism.locate.attribution`), and, for a dense MLP, how much its keys keep subjects apart. So a site is confirmed if
-either says that it matters.
+Confirming every site would take a row for each; a budget sets how many are. The cheap score of a site is its gain to
+first order, gradient x activation towards the teacher, as a share of the greatest. The site of the closed form is
+always among the confirmed. What the first order says of the answer alone (`catechism.locate.attribution`) goes into
+the evidence, and names the expert where a layer is a mixture.
 """
 
 from __future__ import annotations
@@ -20,11 +21,14 @@ from dataclasses import dataclass
 from catechism.errors import BadSpec
 from catechism.locate.attribution import Attribution, attribute, mean_attribution
 from catechism.locate.layers import rank_layers
-from catechism.locate.patching import Gain, Where, mean_gains, patch_gains
+from catechism.locate.patching import Gain, Where, estimate_gains, mean_gains, patch_gains
 from catechism.locate.tracing import Tracing, trace_cause
 from catechism.model import BlockSite, LiveModel, Part
 from catechism.model.background import Background
 from catechism.types import JSON, Catechism, Fact, Locus, Role, Site
+
+#: A site is patched where it matters for a closed form, and where the answer is said.
+NEAR = (Where.SUBJECT, Where.LAST)
 
 #: A block is good enough for distillation if its output brings this share of what the best block's does.
 ENOUGH = 0.9
@@ -38,7 +42,7 @@ class Budget:
     """How much to measure.
 
     Attributes:
-        confirm: sites that are confirmed by patching, in the order of their cheap scores.
+        confirm: sites that are confirmed by patching, best cheap score first, and as many blocks.
         tracing: settings of the trace behind `Ranking.narrowness`.
         batch_size: rows of one forward pass.
     """
@@ -62,11 +66,11 @@ class Ranking:
     Attributes:
         loci: output matrices of attentions and MLPs, best first. A confirmed locus comes before all that are not; its
             score is the answer's gain in nats when the teacher's output is put in at the subject's last token or
-            where the answer is said, whichever is more. The score of the others is the cheap one. In a mixture the
-            locus is the expert with the greatest attribution; what was patched is the whole mixture.
+            where the answer is said, whichever is more. The score of the others is that gain to first order. In a
+            mixture the locus is the expert with the greatest attribution; what was patched is the whole mixture.
         closed_form: the matrix for a rank-one edit with its separability; None where no layer has a dense MLP.
         distill: the block for distillation.
-        blocks: gains of the confirmed layers' blocks over the whole prompt, by layer: what `distill` was chosen by.
+        blocks: gains of the confirmed blocks over the whole prompt, by layer: what `distill` was chosen by.
         narrowness: share of the total effect of a causal trace of the old object that is restored by one MLP output at
             the subject's last token, 0 to 1; None where the model does not say the old object.
         before, teacher: probability of the new object without and with the fact in the context.
@@ -136,19 +140,13 @@ def locate(
     facts = [lesson.fact for lesson in lessons]
     for fact in facts:
         live.subject_last(fact.prompt, fact.subject)
-    rows = attribute(
-        live, [fact.prompt for fact in facts], [fact.object for fact in facts], batch_size=budget.batch_size
-    )
     if layers is None:
         layers = rank_layers(live, lessons, background) if live.anatomy.sites(Role.MLP_OUT) else []
-    candidates = _candidates(mean_attribution(rows), layers)
-    confirmed = candidates[: budget.confirm]
-    gains = _gains(live, facts, confirmed, budget)
-    loci = [_confirmed(locus, gains) for locus in confirmed]
-    loci.sort(key=lambda locus: -locus.score)
-    blocks = tuple(gain for gain in gains if gain.place.part is Part.BLOCK)
+    candidates = _candidates(live, facts, layers, budget)
+    loci = _confirmed(live, facts, candidates[: budget.confirm], budget)
+    blocks = _blocks(live, facts, budget)
     return Ranking(
-        (*loci, *candidates[budget.confirm :]),
+        (*loci, *candidates[len(loci) :]),
         layers[0] if layers else None,
         _first_that_is_enough(blocks),
         blocks,
@@ -158,53 +156,78 @@ def locate(
     )
 
 
-def _candidates(attributions: Sequence[Attribution], layers: Sequence[Locus]) -> list[Locus]:
-    """An attention and an MLP of every layer with its cheap score, best first; of a mixture its leading expert."""
-    outputs = [a for a in attributions if a.site.role in (Role.ATTN_OUT, Role.MLP_OUT, Role.EXPERT_OUT)]
+def _candidates(live: LiveModel, facts: Sequence[Fact], layers: Sequence[Locus], budget: Budget) -> list[Locus]:
+    """An attention and an MLP of every layer: the closed form's site, then the others by their cheap scores."""
+    outputs = (Role.ATTN_OUT, Role.MLP_OUT, Role.EXPERT_OUT)
+    rows = attribute(
+        live,
+        [fact.prompt for fact in facts],
+        [fact.object for fact in facts],
+        roles=outputs,
+        batch_size=budget.batch_size,
+    )
     leading: dict[BlockSite, Attribution] = {}
-    for one in outputs:
+    for one in mean_attribution(rows):
         place = _place(one.site)
         if place not in leading or one.activation_abs > leading[place].activation_abs:
             leading[place] = one
-    greatest = max(one.activation_abs for one in leading.values()) or 1.0
+    places = list(leading)
+    estimates = _mean_estimates(live, facts, places, NEAR, budget)
+    greatest = max(max(max(each) for each in estimates), 0.0) or 1.0
     apart = {locus.site: locus for locus in layers}
     loci: list[Locus] = []
-    for one in leading.values():
+    for one, (at_subject, at_last) in zip(leading.values(), estimates, strict=True):
         evidence = {
             "activation": one.activation,
             "activation_abs": one.activation_abs,
             "weight": one.weight,
             "weight_abs": one.weight_abs,
-            "attribution_share": one.activation_abs / greatest,
+            "estimate_subject": at_subject,
+            "estimate_last": at_last,
+            "cheap": max(at_subject, at_last) / greatest,
+            "confirmed": 0.0,
         }
         if one.site in apart:
             evidence |= {**apart[one.site].evidence, "separability": apart[one.site].score}
-        cheap = max(evidence["attribution_share"], evidence.get("separability", 0.0))
-        loci.append(Locus(one.site, cheap, {**evidence, "cheap": cheap, "confirmed": 0.0}))
-    return sorted(loci, key=lambda locus: -locus.score)
+        loci.append(Locus(one.site, max(at_subject, at_last), evidence))
+    first = layers[0].site if layers else None
+    return sorted(loci, key=lambda locus: (locus.site != first, -locus.score))
 
 
-def _gains(live: LiveModel, facts: Sequence[Fact], loci: Sequence[Locus], budget: Budget) -> list[Gain]:
-    """Mean gains: of every locus at the subject's and the prompt's last token, of its block over the prompt."""
-    sites = [_place(locus.site) for locus in loci]
-    blocks = [BlockSite(layer) for layer in sorted({site.layer for site in sites})]
-    near = patch_gains(
-        live, facts, places=sites, wheres=(Where.SUBJECT, Where.LAST), batch_size=budget.batch_size
-    )  # fmt: skip
-    whole = patch_gains(live, facts, places=blocks, wheres=(Where.PROMPT,), batch_size=budget.batch_size)
-    return mean_gains(near) + mean_gains(whole)
-
-
-def _confirmed(locus: Locus, gains: Sequence[Gain]) -> Locus:
-    """The locus with its gains and those of its block as evidence."""
-    evidence = {**locus.evidence, "confirmed": 1.0}
-    for gain in gains:
-        if gain.place == _place(locus.site):
+def _confirmed(live: LiveModel, facts: Sequence[Fact], loci: Sequence[Locus], budget: Budget) -> list[Locus]:
+    """The loci with their gains as evidence, best first."""
+    places = [_place(locus.site) for locus in loci]
+    gains = mean_gains(patch_gains(live, facts, places=places, wheres=NEAR, batch_size=budget.batch_size))
+    found: list[Locus] = []
+    for i, locus in enumerate(loci):
+        evidence = {**locus.evidence, "confirmed": 1.0}
+        here = gains[i * len(NEAR) : (i + 1) * len(NEAR)]
+        for gain in here:
             evidence[f"gain_{gain.where.value}"] = gain.gain
             evidence[f"logprob_gain_{gain.where.value}"] = gain.logprob_gain
-        elif gain.place == BlockSite(locus.site.layer):
-            evidence |= {"gain_block": gain.gain, "logprob_gain_block": gain.logprob_gain}
-    return Locus(locus.site, max(evidence["logprob_gain_subject"], evidence["logprob_gain_last"]), evidence)
+        found.append(Locus(locus.site, max(gain.logprob_gain for gain in here), evidence))
+    return sorted(found, key=lambda locus: -locus.score)
+
+
+def _blocks(live: LiveModel, facts: Sequence[Fact], budget: Budget) -> tuple[Gain, ...]:
+    """Gains over the whole prompt of the blocks that are best to first order, by layer."""
+    places = [BlockSite(layer) for layer in range(live.anatomy.n_layers)]
+    if len(places) > budget.confirm:
+        estimates = _mean_estimates(live, facts, places, (Where.PROMPT,), budget)
+        best = sorted(range(len(places)), key=lambda layer: -estimates[layer][0])[: budget.confirm]
+        places = [BlockSite(layer) for layer in sorted(best)]
+    return tuple(
+        mean_gains(patch_gains(live, facts, places=places, wheres=(Where.PROMPT,), batch_size=budget.batch_size))
+    )
+
+
+def _mean_estimates(
+    live: LiveModel, facts: Sequence[Fact], places: Sequence[BlockSite], wheres: Sequence[Where], budget: Budget
+) -> list[list[float]]:
+    """Mean over facts of the estimated gains, by place and group of positions."""
+    rows = estimate_gains(live, facts, places=places, wheres=wheres, batch_size=budget.batch_size)
+    means = [sum(same) / len(rows) for same in zip(*rows, strict=True)]
+    return [means[i : i + len(wheres)] for i in range(0, len(means), len(wheres))]
 
 
 def _first_that_is_enough(blocks: Sequence[Gain]) -> int:
