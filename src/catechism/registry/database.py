@@ -161,9 +161,9 @@ def clear_errors(home: Path) -> Iterator[None]:
 
 def _of_disk(error: OSError, home: Path) -> RegistryError | None:
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        return _full(home, error.strerror)
+        return _full(home, str(error.strerror))
     if error.errno in {errno.EROFS, errno.EACCES, errno.EPERM}:
-        return _read_only(home, error.strerror)
+        return _read_only(home, str(error.strerror))
     if error.errno in {errno.ENOTDIR, errno.EEXIST}:
         return RegistryError(f"{error.filename or home} is not a folder. Name a folder in CATECHISM_HOME.")
     return None

@@ -9,7 +9,7 @@ from datetime import datetime
 from difflib import get_close_matches
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Concatenate, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import insert, select
 
@@ -149,7 +149,7 @@ class Registry:
             self._room.checkpoint()
         self._room.database.close()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Registry:
         return self
 
     def __exit__(

@@ -107,7 +107,7 @@ def _datasets(connection: Connection) -> Iterator[Problem | None]:
 
 
 def _compositions(connection: Connection) -> Iterator[Problem | None]:
-    known = dict(connection.execute(select(edit_version.c.id, edit_version.c.digest)).tuples().all())
+    known = {row.id: row.digest for row in connection.execute(select(edit_version.c.id, edit_version.c.digest))}
     for row in connection.execute(select(composition)):
         try:
             made = read.read_composition(row)
