@@ -86,6 +86,6 @@ class Adapters:
                 adam.zero_grad()
                 for loss in losses():
                     if not bool(torch.isfinite(loss)):
-                        raise NoConvergence(f"The loss is {float(loss)} at step {step}. Lower `lr`, now {lr}.")
+                        raise NoConvergence(f"The loss is {loss.item()} at step {step}. Lower `lr`, now {lr}.")
                     loss.backward()
                 adam.step()

@@ -16,9 +16,10 @@ Two phases fit the side paths of block f, whose input is x and whose output is y
     A:  L = e_taught + keep e_kept                                                                          # Eq. 2
     B:  L = e_taught + keep e_kept + kl (KL_taught + keep KL_kept)                                          # Eq. 3
 
-Taught are the canonical prompt, bare and after sampled texts, and the phrasings to study; a position counts from the
-subject's last token on. Kept are the questions to study that must not move, and background texts: there the teacher is
-the model as it is, and every position counts. None of the exam's questions is read but the rewrite.
+Taught are the canonical prompt, bare and after sampled texts, and the questions to study that the fact answers; a
+position counts from the subject's last token on, and a question without an answer is answered by the teacher. Kept are
+the other questions to study and background texts: there the teacher is the model as it is, and every position counts.
+Of the exam nothing is read.
 
 Deviation: a prompt whose teacher does not say the object teaches no states; its answer is learnt from the object
 itself, and it is counted under `teacher` in the delta's info.
@@ -28,7 +29,7 @@ Not implemented: several teachers (passages with distractors), and an adapter ov
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
@@ -138,28 +139,36 @@ class Distill:
         sampled = sample_texts(live, openings, tokens=spec.context_tokens, seed=spec.seed) if openings else []
         contexts = [text if text.endswith(".") else f"{text}." for text in sampled]
         texts = [Prompt(text) for text in self._background.texts(spec.background)]
+        subjects = {catechism.fact.subject for catechism in catechisms}
         for start in range(0, len(catechisms), FACTS_PER_LESSON):
             some = catechisms[start : start + FACTS_PER_LESSON]
             taught = [prompt for catechism in some for prompt in _taught(live, catechism, contexts)]
-            kept = [
-                Prompt(question.text, question.accept[0] if question.accept else "")
-                for catechism in some
-                for question in catechism.study
-                if question.kind not in TAUGHT
-            ]
+            kept = [prompt for catechism in some for prompt in _kept(catechism, subjects)]
             yield list(dict.fromkeys([*taught, *kept, *texts]))
 
 
 def _taught(live: LiveModel, catechism: Catechism, contexts: Sequence[str]) -> Iterator[Prompt]:
-    """The prompts of one fact, with the teacher's context."""
+    """The prompts of one fact with what the teacher reads; the teacher answers where the study does not say how."""
     fact = catechism.fact
     live.subject_last(fact.prompt, fact.subject)
     sentence = fact.sentence + BREAK
     for text in (fact.prompt, *(f"{context} {fact.prompt}" for context in contexts)):
         yield Prompt(text, fact.object, sentence, fact.subject)
+    questions = [question for question in catechism.study if question.kind in TAUGHT]
+    opened = [question.text for question in questions if not question.accept]
+    said = dict(zip(opened, live.generate([sentence + text for text in opened]), strict=True))
+    for question in questions:
+        answer = question.accept[0] if question.accept else said[question.text].text
+        if answer:
+            yield Prompt(question.text, answer, sentence, fact.subject)
+
+
+def _kept(catechism: Catechism, subjects: Collection[str]) -> Iterator[Prompt]:
+    """The prompts that must stay, but for those that may be about another fact of the same fit."""
+    others = [subject for subject in subjects if subject != catechism.fact.subject]
     for question in catechism.study:
-        if question.kind in TAUGHT:
-            yield Prompt(question.text, (question.accept or (fact.object,))[0], sentence, fact.subject)
+        if question.kind not in TAUGHT and not any(subject in question.text for subject in others):
+            yield Prompt(question.text, question.accept[0] if question.accept else "")
 
 
 def _states(one: Lesson) -> dict[str, Tensor]:
