@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -70,7 +71,9 @@ PUBLISHING = {"add", "import_"}
 def prepare(folder: Path) -> Path:
     """A store in which each verb has something to do, and a bundle of another one."""
     with opened(folder / "other") as other:
-        other.export([promoted(other, "Peru", "Cusco").id, other.add_edit(draft("Ghana", "Kumasi")).id], folder / "bundle.tar")
+        other.export(
+            [promoted(other, "Peru", "Cusco").id, other.add_edit(draft("Ghana", "Kumasi")).id], folder / "bundle.tar"
+        )
     with opened(folder / "home") as registry:
         first = promoted(registry)
         validated(registry, "Spain", "Seville")
@@ -87,11 +90,10 @@ def told(home: Path) -> str:
         return repr((states, given, registry.head().number, registry.head().cid, registry.log(limit=1)[0].seq))
 
 
-def at_point(verb: Callable[[Registry], None], point: str) -> dict[str, Any]:
+def at_point(verb: Callable[[Registry], None], point: str, prepared: Path, before: str) -> dict[str, Any]:
     """Kill one verb at one point. It has to be there as a whole or not at all, and to go through when done again."""
     with tempfile.TemporaryDirectory() as folder:
-        home = prepare(Path(folder))
-        before = told(home)
+        home = shutil.copytree(prepared, Path(folder) / "all") / "home"
         end = ended(forked(lambda: _dying(home, verb, point)))
         wrong, left = violations(home, [])
         after = told(home)
@@ -129,7 +131,10 @@ def _dying(home: Path, verb: Callable[[Registry], None], point: str) -> None:
 
 def main() -> list[dict[str, Any]]:
     """Every verb at every point."""
-    return [at_point(verb, point) for verb in VERBS for point in NAMES] + [opening(point) for point in NAMES[2:]]
+    with tempfile.TemporaryDirectory() as folder:
+        before = told(prepare(Path(folder)))
+        rows = [at_point(verb, point, Path(folder), before) for verb in VERBS for point in NAMES]
+    return rows + [opening(point) for point in NAMES[2:]]
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Two processes that promote at the same time: prints how each of them ended.
 
-    python tests/registry/race.py same|different|open
+python tests/registry/race.py same|different|open
 """
 
 from __future__ import annotations

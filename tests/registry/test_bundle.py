@@ -126,7 +126,8 @@ def test_an_index_that_is_none_is_refused(tmp_path: Path, exported: Path, index:
 NAMES = (
     "../x", "/etc/x", "artifacts/../../x", "artifacts/" + "a" * 64 + "/../x", "keys/x.pub", "a\0b", "",
     "artifacts/" + "a" * 64 + "/adapter_model.bin", "artifacts/" + "A" * 64 + "/manifest.json", "bundle.json/",
-    "./bundle.json", "artifacts\\" + "a" * 64 + "\\manifest.json", "bundle.json\n", "C:/x", "keys/" + "a" * 64 + ".pub/..",
+    "./bundle.json", "artifacts\\" + "a" * 64 + "\\manifest.json", "bundle.json\n", "C:/x",
+    "keys/" + "a" * 64 + ".pub/..",
 )  # fmt: skip
 
 

@@ -138,13 +138,14 @@ def unchanged(registry: Registry, kind: type[CatechismError], message: str) -> N
     """Adding is refused by name, and nothing of it is left."""
     before = registry.log()
     with pytest.raises(kind, match=message):
-        registry.add_edit(draft("Spain", "Seville"))
+        registry.add_edit(draft("Spain", "Seville", why="long " * 50_000))
     assert registry.log() == before and len(registry.edits()) == 1
     assert list((registry.home / "store" / "tmp").iterdir()) == []
 
 
 @pytest.mark.parametrize(
-    "code, kind", [(errno.ENOSPC, StoreFull), (errno.EDQUOT, StoreFull), (errno.EROFS, StoreReadOnly), (errno.EACCES, StoreReadOnly)]
+    "code, kind",
+    [(errno.ENOSPC, StoreFull), (errno.EDQUOT, StoreFull), (errno.EROFS, StoreReadOnly), (errno.EACCES, StoreReadOnly)],
 )
 @pytest.mark.parametrize("call", ["fsync", "mkdir", "chmod", "rename", "open"])
 def test_a_full_or_read_only_disk_is_named_and_nothing_is_lost(

@@ -128,7 +128,7 @@ def _replaced_by(connection: Connection, edit: EditVersion) -> EditVersion | Non
     """The edit that was retired when this one was promoted, if it still is retired."""
     promoted = (
         select(transition.c.audit_seq)
-        .where(transition.c.edit_id == edit.id, transition.c.to == State.PRODUCTION.value)
+        .where(transition.c.edit_id == edit.id, transition.c.verb == "promote")
         .order_by(transition.c.id.desc())
         .limit(1)
         .scalar_subquery()

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import cast
 from uuid import uuid4
 
+from catechism.errors import StoreDamaged
 from catechism.hashing import PREFIX, digest_bytes, digest_file
 from catechism.registry.failpoints import failpoint
 from catechism.registry.records import Sweep
@@ -80,7 +81,7 @@ class Store:
         """Where the artifact of a digest is, or would be."""
         name = digest.removeprefix(PREFIX)
         if len(name) != 64 or not set(name) <= set("0123456789abcdef"):
-            raise ValueError(f"{digest!r} is no sha256 digest.")
+            raise StoreDamaged(f"{digest[:100]!r} is no sha256 digest. See `catechism verify`.")
         return self.root / "sha256" / name[:2] / name
 
     def digests(self) -> Iterator[str]:
@@ -165,7 +166,7 @@ class Store:
             tmp = [p for p in sorted((self.root / "tmp").iterdir()) if is_alone or _age(p, now_s) > TMP_AGE_S]
             for path in tmp:
                 remove(path)
-            named = {self.path(digest).name for digest in known()}
+            named = {digest.removeprefix(PREFIX) for digest in known()}
             orphans = [
                 path
                 for path in sorted(self.root.glob("sha256/??/*"))
