@@ -42,6 +42,9 @@ class Folded:
 
 def fold(text: str) -> Folded:
     """Fold a text for matching."""
+    if text.isascii():  # the same as below, in one go
+        plain = " ".join(text.split())
+        return Folded(plain.lower(), tuple(map(str.isupper, plain)))
     plain = unicodedata.normalize("NFKC", text.translate(_SPELLING)).translate(_SPELLING)
     chars: list[str] = []
     upper: list[bool] = []

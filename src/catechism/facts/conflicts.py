@@ -14,7 +14,7 @@ import json
 import re
 import sqlite3
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from hashlib import blake2b
 from itertools import islice
@@ -28,6 +28,9 @@ from catechism.types import JSON, Fact, Risk, Source
 
 MAX_FINDINGS = 20  # for one fact; more of them say nothing new
 _CACHE_KIB = 32 << 10  # what the database may hold in memory
+
+#: The fields of a fact as they are stored, the sources last.
+_FIELDS = (*(field.name for field in fields(Fact) if field.name != "sources"), "sources")
 
 _WORDS = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*|[{}]+")
 #: Words that a question and a statement of one fact do not share.
@@ -117,7 +120,7 @@ class Ledger:
         self.close()
 
     def _keep(self, fact: Fact, keys: frozenset[bytes], *, active: bool) -> None:
-        body = json.dumps(asdict(fact))
+        body = json.dumps([getattr(fact, name) for name in _FIELDS[:-1]] + [[_source(s) for s in fact.sources]])
         number = self._database.execute("INSERT INTO fact (active, body) VALUES (?, ?)", (active, body)).lastrowid
         self._database.executemany("INSERT INTO slot VALUES (?, ?)", [(key, number) for key in sorted(keys)])
 
@@ -127,7 +130,7 @@ class Ledger:
             f"SELECT active, body FROM fact WHERE n IN (SELECT n FROM slot WHERE digest IN ({marks})) ORDER BY n",
             sorted(keys),
         )
-        yield from ((_fact(json.loads(body)), bool(active)) for active, body in rows)
+        yield from ((_fact(body), bool(active)) for active, body in rows)
 
     def _compare(self, fact: Fact, other: Fact, active: bool) -> Finding | None:
         named = f"active edit {_name(other)}" if active else _name(other)
@@ -216,7 +219,12 @@ def _name(fact: Fact) -> str:
     return f"fact {fact.id}" if fact.id else repr(fact.sentence)
 
 
-def _fact(body: dict[str, Any]) -> Fact:
-    body["sources"] = tuple(Source(**source) for source in body["sources"])
-    body["risk"] = Risk(body["risk"])
-    return Fact(**body)
+def _source(source: Source) -> tuple[str, str, str, str]:
+    return source.uri, source.retrieved_at, source.sha256, source.quote
+
+
+def _fact(body: str) -> Fact:
+    *values, sources = json.loads(body)
+    known: dict[str, Any] = dict(zip(_FIELDS, values, strict=False))
+    known["risk"] = Risk(known["risk"])
+    return Fact(**known, sources=tuple(Source(*source) for source in sources))

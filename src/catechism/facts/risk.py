@@ -16,26 +16,30 @@ from catechism.types import Fact, Risk
 #: From the least harm to the most.
 ORDER = (Risk.LOW, Risk.STANDARD, Risk.HIGH, Risk.FINANCE, Risk.LEGAL, Risk.MEDICAL, Risk.SAFETY)
 
+_WORD = re.compile(r"\w+")
+
 
 @dataclass(frozen=True, slots=True)
 class Words:
     """Words and phrases, in any case; ``*`` at the end of one stands for any ending."""
 
-    stems: tuple[str, ...]
+    heads: frozenset[str]
     pattern: re.Pattern[str]
 
     @classmethod
     def of(cls, *words: str) -> Words:
         """The words, ready to be looked for."""
         inner = "|".join(re.escape(word).replace(r"\*", r"\w*").replace(r"\ ", r"\s+") for word in words)
-        # every stem up to its first space, which is quick to look for and rules out most texts
-        stems = tuple(dict.fromkeys(word.rstrip("*").partition(" ")[0] for word in words))
-        return cls(stems, re.compile(rf"(?<!\w)(?:{inner})(?!\w)", re.IGNORECASE))
+        return cls(_heads(" ".join(words)), re.compile(rf"(?<!\w)(?:{inner})(?!\w)", re.IGNORECASE))
 
     def search(self, text: str) -> re.Match[str] | None:
-        """The first of them in a text."""
-        low = text.lower()
-        return self.pattern.search(text) if any(stem in low for stem in self.stems) else None
+        """The first of them in a text; how the text's words begin rules most texts out quickly."""
+        return None if self.heads.isdisjoint(_heads(text)) else self.pattern.search(text)
+
+
+def _heads(text: str) -> frozenset[str]:
+    """The first three letters of every word."""
+    return frozenset(word[:3] for word in _WORD.findall(text.lower()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +183,7 @@ DOMAINS: tuple[tuple[Words, Risk], ...] = (
 
 def assess(fact: Fact) -> Assessment:
     """The risk class of a fact, with every rule that raised it or would have."""
-    said = "\n".join((fact.sentence, f"{fact.prompt} {fact.object}", fact.old_object or "", fact.relation or ""))
+    said = f"{fact.prompt} {fact.object}\n{fact.statement}\n{fact.old_object or ''}\n{fact.relation or ''}"
     raised = [Raised(rule.name, rule.risk, m.group()) for rule in RULES if (m := rule.pattern.search(said))]
     raised += [Raised("domain", risk, m.group()) for pattern, risk in DOMAINS if (m := pattern.search(fact.domain))]
     raised.sort(key=lambda one: -ORDER.index(one.risk))

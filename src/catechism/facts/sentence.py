@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from catechism.errors import Unclear
-from catechism.facts.bank import OBJECT, Reading, Relation, TemplateBank, prompt_of, without_article
+from catechism.facts.bank import OBJECT, SUBJECT, Reading, Relation, TemplateBank, prompt_of, without_article
 from catechism.facts.checks import clean, script_of
 from catechism.facts.risk import raise_risk
 from catechism.matching import name_key
@@ -142,8 +142,9 @@ def _spelled(bank: TemplateBank, relation: Relation, reading: Reading) -> tuple[
     if main is not None:
         subject = main
     answer = relation.objects.get(name_key(answer), answer)
-    if f"the {OBJECT}" in relation.statements[0]:
-        answer = without_article(answer)
+    canonical = relation.statements[0].lower()  # the template's own article is not said twice
+    subject = without_article(subject) if f"the {SUBJECT}" in canonical else subject
+    answer = without_article(answer) if f"the {OBJECT}" in canonical else answer
     return subject, answer
 
 

@@ -74,7 +74,7 @@ def write_from_bank(lesson: Catechism, bank: TemplateBank, amounts: Amounts, rng
         *about.same_subject(amounts.subject),
         *about.unrelated(amounts.unrelated),
         *about.counterfactuals(amounts.counterfactuals),
-        *about.negatives(left, amounts.negatives),
+        *about.negatives(left, neighbours, amounts.negatives),
     ]
     return Written(tuple(exam), tuple(about.unmoved(relation, held, Kind.NEIGHBOUR)))
 
@@ -194,12 +194,15 @@ class _About:
             prompt = prompt_of(self.rng.choice(self.relation.phrasings), self.fact.subject)
             yield Question(f"{passage} {prompt}", Kind.COUNTERFACTUAL, (claimed,), (), ORIGIN)
 
-    def negatives(self, subjects: Sequence[str], n: int) -> Iterator[Question]:
-        """The canonical prompt of subjects that have another object: the new one must not spread to them."""
-        fitting = [
-            s for s in subjects if not any(contains(self.relation.known[s], name) for name in self.taught.accept)
-        ]
-        for subject in self.rng.sample(fitting, min(n, len(fitting))):
+    def negatives(self, left: Sequence[str], neighbours: Sequence[str], n: int) -> Iterator[Question]:
+        """The canonical prompt of subjects that have another object: the new one must not spread to them.
+
+        Subjects that nothing else asks about come first; where there are too few, those of the exam's neighbours.
+        """
+        drawn = [*self.rng.sample(left, len(left)), *neighbours]
+        known = self.relation.known
+        fitting = [s for s in drawn if not any(contains(known[s], name) for name in self.taught.accept)]
+        for subject in fitting[:n]:
             text = prompt_of(self.relation.statements[0], subject)
             yield Question(text, Kind.NEGATIVE, (), self.taught.accept, ORIGIN)
 
