@@ -13,8 +13,10 @@ from catechism.locate.locate import ENOUGH, Budget, locate
 from catechism.locate.patching import Where, estimate_gains, patch_gains
 from catechism.locate.tracing import Tracing, trace_cause
 from catechism.model import BlockSite, LiveModel, Part
-from catechism.types import Catechism, Fact, Role, Site
-from tests.locate.planted import FACT, LAYERS, TEXTS, background, reads_its_context_in, tiny, untouched
+from catechism.model.background import Background
+from catechism.reference import open_model
+from catechism.types import Catechism, Fact, Locus, Role, Site
+from tests.locate.planted import FACT, LAYERS, background, reads_its_context_in, tiny, untouched
 
 SMALL = Tracing(samples=2)
 OTHER = Fact("The capital of the country of Spain", "Spain", "the", "a")
@@ -25,17 +27,18 @@ def lesson(fact: Fact) -> Catechism:
 
 
 @pytest.mark.parametrize("layer", range(LAYERS))
-@pytest.mark.parametrize("model_type", ["llama", "gpt2", "opt"])
-def test_the_only_layer_that_reads_the_context_is_found_on_the_smallest_budget(model_type: str, layer: int) -> None:
+@pytest.mark.parametrize(("model_type", "confirm"), [("llama", 2 * LAYERS), ("gpt_neox", 2), ("gptj", 2)])
+def test_the_only_layer_that_reads_the_context_is_found(model_type: str, confirm: int, layer: int) -> None:
     live = tiny(model_type)
     fact = reads_its_context_in(live, layer)
     live = LiveModel(live.model, live.tokenizer, name="planted")  # its base is the planted model
-    ranking = locate(live, lesson(fact), background(live), budget=Budget(confirm=2, tracing=SMALL))
+    ranking = locate(live, lesson(fact), background(live), budget=Budget(confirm, SMALL))
     assert ranking.teacher > ranking.before
     first = ranking.loci[0]
-    assert first.site == Site(layer, Role.ATTN_OUT)
-    assert first.evidence["confirmed"] == 1.0 and first.evidence["cheap"] == 1.0
-    assert ranking.distill == layer or model_type == "llama"
+    assert first.site.layer == ranking.distill == layer
+    assert first.evidence["confirmed"] == 1.0
+    if confirm == 2:  # the closed form's site has one place, so the cheap score alone found the other
+        assert first.site.role is Role.ATTN_OUT and first.evidence["cheap"] == 1.0
     assert untouched(live) and live.digest(full=True) == live.base
 
 
@@ -58,7 +61,6 @@ def test_a_ranking_holds_the_numbers_of_the_measurements() -> None:
         assert locus.evidence["estimate_last"] == pytest.approx(guess[1], rel=1e-3, abs=1e-5)
         if locus in rest:
             assert locus.score == max(locus.evidence["estimate_subject"], locus.evidence["estimate_last"])
-            assert locus.score <= max(0.0, *(other.evidence["cheap"] for other in confirmed)) * 1e9
             continue
         gains = [[gain.logprob_gain for gain in row] for row in patch_gains(live, facts, **where)]
         subject, last = (sum(x) / 2 for x in zip(*gains, strict=True))
@@ -85,36 +87,42 @@ def test_the_closed_form_is_the_best_of_the_layers_and_is_always_confirmed() -> 
 
 def test_distillation_goes_to_the_first_block_that_brings_enough() -> None:
     live = tiny()
-    ranking = locate(live, lesson(FACT), background(live), budget=Budget(confirm=LAYERS, tracing=SMALL))
+    ranking = locate(live, lesson(FACT), background(live), budget=Budget(confirm=1, tracing=SMALL))
     assert [gain.place for gain in ranking.blocks] == [BlockSite(layer) for layer in range(LAYERS)]
     (row,) = patch_gains(live, [FACT], places=[BlockSite(n) for n in range(LAYERS)], wheres=[Where.PROMPT])
     gains = [gain.logprob_gain for gain in row]
     assert [gain.logprob_gain for gain in ranking.blocks] == pytest.approx(gains, rel=1e-3, abs=1e-5)
     bar = ENOUGH * max(gains) if max(gains) > 0 else max(gains)
     assert ranking.distill == next(n for n, gain in enumerate(gains) if gain >= bar - 1e-6)
-    few = locate(live, lesson(FACT), background(live), budget=Budget(confirm=2, tracing=SMALL))
-    assert len(few.blocks) == 2 and few.distill in {gain.place.layer for gain in few.blocks}
 
 
 def test_narrowness_is_the_share_that_one_mlp_at_the_subject_restores() -> None:
-    live = tiny()
-    ids = live.tokenizer(OTHER.prompt)["input_ids"]
-    assert ids
+    live = open_model("almanac")
+    fact = Fact("The capital of France is", "France", "Rome", "Paris")
     trace = trace_cause(
-        live, OTHER.prompt, OTHER.subject, OTHER.object, part=Part.MLP, subject_end_only=True, spec=SMALL
+        live, fact.prompt, fact.subject, "Paris", part=Part.MLP, subject_end_only=True, spec=Budget().tracing
     )
-    assert trace.total < 0.1  # a random model knows nothing
-    assert locate(live, lesson(OTHER), background(live), budget=Budget(confirm=1, tracing=SMALL)).narrowness is None
-    assert locate(live, lesson(FACT), background(live), budget=Budget(confirm=1, tracing=SMALL)).narrowness is None
+    assert trace.total > 0.1
+    shares = [row[trace.subject[1]] / trace.total for row in trace.effects]
+    measured = [Locus(Site(2, Role.MLP_OUT), 0.5, {"same_subject": 0.6, "other_subject": 0.1})]
+    ranking = locate(live, lesson(fact), Background(live), layers=measured)
+    assert ranking.narrowness == pytest.approx(min(max(*shares, 0.0), 1.0))
+    assert ranking.closed_form == measured[0]
 
 
-@pytest.mark.parametrize("model_type", ["mixtral", "gpt_oss"])
-def test_a_model_of_mixtures_alone_has_experts_and_no_closed_form(model_type: str) -> None:
-    live = tiny(model_type)
+def test_narrowness_is_not_measured_where_the_old_object_is_not_said() -> None:
+    live = tiny()  # a random model knows nothing
+    for fact in (FACT, replace(OTHER, old_object="a")):
+        assert locate(live, lesson(fact), background(live), budget=Budget(1, SMALL)).narrowness is None
+
+
+@pytest.mark.parametrize(("model_type", "n_layers"), [("mixtral", 3), ("gpt_oss", 2)])
+def test_a_model_of_mixtures_alone_has_experts_and_no_closed_form(model_type: str, n_layers: int) -> None:
+    live = tiny(model_type, n_layers=n_layers)
     ranking = locate(live, lesson(FACT), background(live), budget=Budget(tracing=SMALL))
     assert ranking.closed_form is None and ranking.json()["closed_form"] is None
     experts = [locus.site for locus in ranking.loci if locus.site.role is Role.EXPERT_OUT]
-    assert sorted(site.layer for site in experts) == list(range(LAYERS))
+    assert sorted(site.layer for site in experts) == list(range(n_layers))
     assert all(site.expert is not None for site in experts)
     with pytest.raises(ArchitectureMismatch, match="no dense MLP"):
         rank_layers(live, [lesson(FACT)], background(live))
@@ -160,4 +168,4 @@ def test_what_cannot_be_located_is_refused() -> None:
         locate(live, lesson(replace(FACT, object=" ")), background(live))
     with pytest.raises(WrongBase, match="Make a Background"):
         locate(live, lesson(FACT), background(other))
-    assert TEXTS and untouched(live)
+    assert untouched(live)

@@ -42,7 +42,7 @@ class Budget:
     """How much to measure.
 
     Attributes:
-        confirm: sites that are confirmed by patching, best cheap score first, and as many blocks.
+        confirm: sites that are confirmed by patching, best cheap score first. All blocks are.
         tracing: settings of the trace behind `Ranking.narrowness`.
         batch_size: rows of one forward pass.
     """
@@ -70,7 +70,7 @@ class Ranking:
             mixture the locus is the expert with the greatest attribution; what was patched is the whole mixture.
         closed_form: the matrix for a rank-one edit with its separability; None where no layer has a dense MLP.
         distill: the block for distillation.
-        blocks: gains of the confirmed blocks over the whole prompt, by layer: what `distill` was chosen by.
+        blocks: gains of all blocks over the whole prompt: what `distill` was chosen by.
         narrowness: share of the total effect of a causal trace of the old object that is restored by one MLP output at
             the subject's last token, 0 to 1; None where the model does not say the old object.
         before, teacher: probability of the new object without and with the fact in the context.
@@ -210,15 +210,10 @@ def _confirmed(live: LiveModel, facts: Sequence[Fact], loci: Sequence[Locus], bu
 
 
 def _blocks(live: LiveModel, facts: Sequence[Fact], budget: Budget) -> tuple[Gain, ...]:
-    """Gains over the whole prompt of the blocks that are best to first order, by layer."""
+    """Gains of all blocks over the whole prompt: one row each, and the first that is enough may be any."""
     places = [BlockSite(layer) for layer in range(live.anatomy.n_layers)]
-    if len(places) > budget.confirm:
-        estimates = _mean_estimates(live, facts, places, (Where.PROMPT,), budget)
-        best = sorted(range(len(places)), key=lambda layer: -estimates[layer][0])[: budget.confirm]
-        places = [BlockSite(layer) for layer in sorted(best)]
-    return tuple(
-        mean_gains(patch_gains(live, facts, places=places, wheres=(Where.PROMPT,), batch_size=budget.batch_size))
-    )
+    rows = patch_gains(live, facts, places=places, wheres=(Where.PROMPT,), batch_size=budget.batch_size)
+    return tuple(mean_gains(rows))
 
 
 def _mean_estimates(

@@ -7,6 +7,7 @@ import warnings
 from typing import TYPE_CHECKING
 
 from catechism.locate.locate import Ranking
+from catechism.locate.patching import Where
 from catechism.locate.tracing import CausalTrace
 from catechism.types import Locus
 
@@ -24,7 +25,7 @@ def heat_map_svg(trace: CausalTrace) -> str:
     most = max(max(abs(x) for row in trace.effects for x in row), 1e-9)
     image = axes.imshow(trace.effects, aspect="auto", origin="lower", cmap="RdBu_r", vmin=-most, vmax=most)
     first, last = trace.subject
-    words = [f"{word.strip() or word!r}{'*' if first <= t <= last else ''}" for t, word in enumerate(trace.tokens)]
+    words = [(word.strip() or repr(word)) + "*" * (first <= t <= last) for t, word in enumerate(trace.tokens)]
     axes.set_xticks(range(n_tokens), words, rotation=60, ha="right", rotation_mode="anchor", parse_math=False)
     axes.set_yticks(_ticks(n_layers))
     axes.set_ylabel("layer")
@@ -45,9 +46,12 @@ def ranking_svg(ranking: Ranking, *, most: int = 12) -> str:
     figure = Figure(figsize=(6.4, 1.2 + 0.32 * len(loci)), layout="constrained")
     axes = figure.add_subplot()
     rows = range(len(loci))
-    for shift, where, colour in ((-0.2, "subject", "#4477aa"), (0.2, "last", "#ee6677")):
-        gains = [locus.evidence[f"logprob_gain_{where}"] for locus in loci]
-        axes.barh([row + shift for row in rows], gains, height=0.38, color=colour, label=f"at the {where} token")
+    for shift, where, colour, label in (
+        (-0.2, Where.SUBJECT, "#4477aa", "at the subject's last token"),
+        (0.2, Where.LAST, "#ee6677", "where the answer is said"),
+    ):
+        gains = [locus.evidence[f"logprob_gain_{where.value}"] for locus in loci]
+        axes.barh([row + shift for row in rows], gains, height=0.38, color=colour, label=label)
     axes.set_yticks(rows, [_name(locus) for locus in loci])
     axes.invert_yaxis()
     axes.axvline(0, color="black", linewidth=0.8)
