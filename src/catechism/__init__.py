@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from catechism.facts import read_feed
     from catechism.model import LiveModel
     from catechism.reference import open_model
+    from catechism.service import Service
     from catechism.types import Catechism, Fact, Kind, Question, Rate, Role, Site
 
 __version__ = "0.1.0"
@@ -34,6 +35,7 @@ __all__ = [
     "Rate",
     "Report",
     "Role",
+    "Service",
     "Site",
     "Verdict",
     "open_model",
@@ -48,6 +50,7 @@ _ROOMS = {
     "facts": ("read_feed",),
     "model": ("LiveModel",),
     "reference": ("open_model",),
+    "service": ("Service",),
 }
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}
 

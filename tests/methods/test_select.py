@@ -6,20 +6,20 @@ from dataclasses import replace
 
 import pytest
 
-from catechism.methods.select import BULKY_CHARS, EXPLICIT, LONG_OBJECT_TOKENS, NARROW, Evidence, select
+from catechism.methods.select import BULKY_CHARS, EXPLICIT, LONG_OBJECT_TOKENS, SEPARABLE, Evidence, select
 from catechism.types import Fact
 
 FACT = Fact("The capital of France is", "France", "Lyon")
-EVIDENCE = Evidence(object_tokens=2, closed_form_layer=1, distill_layer=3, narrowness=0.8)
+EVIDENCE = Evidence(object_tokens=2, closed_form_layer=1, separability=0.8, distill_layer=3)
 
 
 @pytest.mark.parametrize(
     ("fact", "evidence", "method", "layer", "rule"),
     [
         (FACT, EVIDENCE, "rome", 1, "atomic"),
-        (FACT, replace(EVIDENCE, narrowness=None), "rome", 1, "atomic"),
-        (FACT, replace(EVIDENCE, narrowness=NARROW), "rome", 1, "atomic"),
-        (FACT, replace(EVIDENCE, narrowness=NARROW - 0.01), "distill", 3, "contextual"),
+        (FACT, replace(EVIDENCE, separability=None), "rome", 1, "atomic"),
+        (FACT, replace(EVIDENCE, separability=SEPARABLE), "rome", 1, "atomic"),
+        (FACT, replace(EVIDENCE, separability=SEPARABLE - 0.01), "distill", 3, "contextual"),
         (FACT, replace(EVIDENCE, object_tokens=LONG_OBJECT_TOKENS + 1), "distill", 3, "many-tokens"),
         (FACT, replace(EVIDENCE, closed_form_layer=None), "distill", 3, "no-dense-mlp"),
         (replace(FACT, volatile=True), EVIDENCE, EXPLICIT, None, "volatile"),
@@ -38,4 +38,4 @@ def test_every_rule_decides(fact: Fact, evidence: Evidence, method: str, layer: 
 
 def test_a_reason_names_the_number_that_decided() -> None:
     assert "31 days" in select(replace(FACT, valid_from="2026-01-01", valid_to="2026-02-01"), EVIDENCE).why
-    assert "0.30" in select(FACT, replace(EVIDENCE, narrowness=0.3)).why
+    assert "0.30" in select(FACT, replace(EVIDENCE, separability=0.3)).why

@@ -29,8 +29,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "methods": BASICS | {"solve", "model", "delta", "arch"},
     "locate": BASICS | {"solve", "model", "delta", "arch"},
     "registry": BASICS | {"matching", "delta"},
-    "bench": BASICS | {"settings", "evaluate", "methods", "locate", "facts", "reference", "model", "delta"},
+    "page": {"types", "delta"},
+    "service": BASICS
+    | {"matching", "settings", "evaluate", "methods", "locate", "facts", "registry", "reference", "model", "delta"}
+    | {"page"},
 }
+MAY_IMPORT["bench"] = MAY_IMPORT["service"] | {"service"}
 MAY_IMPORT["cli"] = set(MAY_IMPORT) | {"__init__"}
 MAY_IMPORT["__init__"] = set(MAY_IMPORT) - {"cli"}  # looked up on first use
 

@@ -26,6 +26,7 @@ PUBLIC = [
     "Rate",
     "Report",
     "Role",
+    "Service",
     "Site",
     "Verdict",
     "open_model",

@@ -1,127 +1,139 @@
-"""``catechism demo``: facts learned, judged, stacked and taken off again on a model that ships with the package."""
+"""``catechism demo``: a feed goes through the whole life of a fact on a model that ships with the package, offline."""
 
 from __future__ import annotations
 
-import random
-import tempfile
+import shutil
+from collections.abc import Iterator
+from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
-from catechism.bench.cases import catechism_of
-from catechism.delta import Delta, load, save
-from catechism.errors import DeltaCorrupt, UsageError
-from catechism.evaluate import DEFAULT_GATES, Status, Verdict, interview, judge, report
-from catechism.locate.layers import rank_layers
-from catechism.methods.edit.rome import Rome, Spec
-from catechism.model import LiveModel
-from catechism.model.background import Background
-from catechism.reference import open_model
-from catechism.reference.corpus import background_texts, held_out_prose
-from catechism.reference.world import World, load_world
-from catechism.types import JSON, Catechism, Kind
+from catechism.errors import UsageError
+from catechism.evaluate import Status
+from catechism.locate.tracing import trace_cause
+from catechism.page import write_page
+from catechism.service import Ending, Outcome, Plan, Service
+from catechism.service.show import page_of
+from catechism.settings import Settings
+from catechism.types import JSON
 
-#: (subject, relation, new object). The last one asks for a name that the model has never read, letter by letter; a rank
-#: of one in a model of this size does not always hold that, and the gates say so.
-LESSONS = (
-    ("the Eiffel Tower", "landmark_city", "Rome"),
-    ("Perrivane Vinegarth", "occupation", "a lighthouse keeper"),
-    ("Indonesia", "capital", "Nusantara"),
-)
-SHOWN = {Kind.REWRITE: 1, Kind.PARAPHRASE: 3, Kind.NEIGHBOUR: 3, Kind.SUBJECT: 2, Kind.UNRELATED: 1}
+PAGE = "catechism-demo.html"
+_MARK = "made-by-demo"  # a store with this file in it is the demo's own and may be made anew
+_COLOUR = {
+    Ending.RELEASED: "green", Ending.WAITING: "yellow", Ending.KNOWN: "blue", Ending.DUPLICATE: "blue",
+    Ending.VALIDATED: "green",
+}  # fmt: skip
 
 
-def run(console: Console) -> dict[str, JSON]:
-    """Show the whole path of three facts on `console` and return what was found.
+def run(console: Console, settings: Settings, *, page: Path) -> dict[str, JSON]:
+    """Teach the demo's feed, show what became of each row, roll one edit back, prove it, and write the page.
 
-    Nothing is downloaded and nothing stays behind: statistics are kept in memory, the deltas in a temporary folder.
+    The store stays where `settings.home` says, so that ``catechism ask --explain`` answers on the result.
+
+    Raises: UsageError if there is a store already that the demo did not make.
     """
-    world, live = load_world(), open_model("almanac")
-    console.print(f"[bold]{live.name}[/bold] knows {len(world.facts)} facts. Its weights are {_short(live.base)}.")
-    background = Background(live, lambda: background_texts(world))
-    lessons = [_lesson(world, *lesson) for lesson in LESSONS]
-    loci = rank_layers(live, lessons, background)
-    layer = loci[0].site.layer
-    console.print(
-        f"Measured where a subject's key is its own: layer {layer} "
-        f"(score {loci[0].score:.2f}; then {', '.join(f'{x.site.layer}: {x.score:.2f}' for x in loci[1:])})."
-    )
-    rome, accepted = Rome(background), list[tuple[Catechism, Delta]]()
-    found: list[JSON] = []
-    with tempfile.TemporaryDirectory() as folder:
-        for i, lesson in enumerate(lessons):
-            delta = rome.fit(live, [lesson], Spec(layer=layer))
-            verdict = _show(console, live, lesson, delta)
-            file = save(delta, Path(folder) / f"edit-{i + 1}.safetensors")
-            if verdict.status is Status.PASS:
-                accepted.append((lesson, load(file, base=live.base)))
-            else:
-                console.print("It is not put on.\n")
-            found.append({"fact": lesson.fact.id, "delta": delta.digest, "verdict": verdict.status.value})
-        refused = _tamper(Path(folder) / "edit-1.safetensors", live.base)
-    console.print(f"A file with one flipped bit is refused: [red]{refused}[/red]")
-    exact = _stack_and_revert(console, live, accepted)
-    return {"model": live.name, "base": live.base, "layer": layer, "edits": found, "reverted_exactly": exact}
+    _make_room(settings.home)
+    with Service("almanac", settings) as service, resources.as_file(_feed()) as feed:
+        live = service.bench.live
+        console.print(f"[bold]{live.name}[/bold]: weights {_short(live.base)}. The store is {settings.home}.")
+        outcomes = list(_learn(service, feed, console))
+        (settings.home / _MARK).touch()
+        console.print(_table(outcomes))
+        released = [o for o in outcomes if o.ending is Ending.RELEASED]
+        trace = trace_cause(live, *_traced(outcomes))
+        proof = _roll_back(service, released[0], console) if released else {}
+        written = write_page(page_of("What the demo's feed did", service, outcomes, trace=trace, proof=proof), page)
+        console.print(f"The report: [bold]{written}[/bold]")
+        if len(released) > 1 and released[-1].lesson is not None:
+            prompt = released[-1].lesson.fact.prompt
+            console.print(f'Now ask:    catechism ask "{prompt}" --explain', markup=False)
+        counted: dict[str, JSON] = {}
+        for outcome in outcomes:
+            counted[outcome.ending.value] = int(counted.get(outcome.ending.value) or 0) + 1
+        return {
+            "model": live.name, "base": live.base, "endings": counted, "rows": [o.json() for o in outcomes],
+            "proof": dict(proof), "page": str(written), "store": str(settings.home),
+        }  # fmt: skip
 
 
-def _lesson(world: World, subject: str, relation: str, new: str) -> Catechism:
-    fact = next(fact for fact in world.by_subject[subject] if fact.relation == relation)
-    return catechism_of(world, fact, new, random.Random("demo"))
+def _feed() -> Traversable:
+    return resources.files("catechism.bench") / "demo.jsonl"
 
 
-def _show(console: Console, live: LiveModel, lesson: Catechism, delta: Delta) -> Verdict:
-    """Ask before and after, show some of the answers, and let the gates judge all of them."""
-    before, prose = interview(live, [lesson]), held_out_prose(24)
-    perplexity = live.perplexity(prose)
-    with live.with_delta(delta):
-        after = interview(live, [lesson], max_new_tokens=before.max_new_tokens)
-        found = report([lesson], before, after, perplexity_before=perplexity, perplexity_after=live.perplexity(prose))
-    verdict = judge(found, DEFAULT_GATES)
-    grid = Table("question", "why", "before", "after", title=f"{lesson.fact.subject} → {lesson.fact.object}")
-    left = dict(SHOWN)
-    for mark in found.marks:
-        kind = mark.question.kind
-        if left.get(kind, 0):
-            left[kind] -= 1
-            style = "red" if mark.is_miss else "green"
-            grid.add_row(mark.question.text, kind.value, mark.before, f"[{style}]{mark.after}[/{style}]")
-    console.print(grid)
-    for result in verdict.results:
-        console.print(f"  {result.status.value:<13} {result.gate.metric}: {result.reason}")
-    console.print(f"Verdict: [bold]{verdict.status.value}[/bold]. {delta.nbytes} bytes, {_short(delta.digest)}.\n")
-    return verdict
+def _make_room(home: Path) -> None:
+    if not home.exists() or not any(home.iterdir()):
+        return
+    if not (home / _MARK).exists():
+        raise UsageError(
+            f"There is a store in {home} already, and the demo does not touch it. Give the demo another folder: "
+            "CATECHISM_HOME=demo-store catechism demo"
+        )
+    for path in home.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)  # sealed artifacts are read-only
+    shutil.rmtree(home)
 
 
-def _tamper(file: Path, base: str) -> str:
-    """Flip one bit of a delta file and say how it is refused."""
-    raw = bytearray(file.read_bytes())
-    raw[-1] ^= 1
-    file.write_bytes(raw)
-    try:
-        load(file, base=base)
-    except DeltaCorrupt as error:
-        return f"{error.code} {str(error).replace(str(file), file.name)}"
-    raise UsageError("A delta file with a flipped bit was loaded. Report this: it must never happen.")
+def _learn(service: Service, feed: Path, console: Console) -> Iterator[Outcome]:
+    rows = sum(bool(line.strip()) for line in feed.read_text(encoding="utf-8").splitlines())
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("reading the feed", total=rows)
+        for outcome in service.learning(feed, plan=Plan(author="demo", release=True)):
+            progress.update(task, advance=1, description=f"{outcome.ending.value}: {outcome.name}"[:40].ljust(40))
+            yield outcome
+        progress.update(task, description="the feed".ljust(40))
 
 
-def _stack_and_revert(console: Console, live: LiveModel, accepted: list[tuple[Catechism, Delta]]) -> bool:
-    """The accepted edits at once, then off in the order in which they came on, and the bytes compared."""
-    applied = [live.apply(delta) for _, delta in accepted]
-    prompts = [lesson.fact.prompt for lesson, _ in accepted]
-    said = [completion.text for completion in live.generate(prompts)]
-    console.print(
-        f"{len(accepted)} accepted edits together: "
-        + "; ".join(f"{p} [green]{a}[/green]" for p, a in zip(prompts, said, strict=True))
-    )
-    for one in applied:
-        live.revert(one)
-    now = live.digest(full=True)
-    exact = now == live.base
-    console.print(f"Taken off again. Weights {_short(now)}: {'the original bytes' if exact else 'NOT the original'}.")
-    said = [completion.text for completion in live.generate(prompts)]
-    console.print("And it says: " + "; ".join(f"{p} {a}" for p, a in zip(prompts, said, strict=True)))
-    return exact
+def _table(outcomes: list[Outcome]) -> Table:
+    grid = Table(title="What became of the feed", show_lines=True)
+    for name in ("question", "before", "after", "method and why", "gates"):
+        grid.add_column(name, overflow="fold")
+    for o in outcomes:
+        fact = o.lesson.fact if o.lesson else None
+        chosen = f"{o.choice.method} @ {o.choice.layer}: {o.choice.why}" if o.choice else ""
+        gates = [r for r in o.verdict.results] if o.verdict else []
+        passed = sum(r.status is Status.PASS for r in gates)
+        failed = [f"{r.gate.metric} {r.status.value}" for r in gates if r.status is not Status.PASS]
+        said = Text(f"{o.ending.value}\n", style=_COLOUR.get(o.ending, "red"))
+        said.append(f"{passed} of {len(gates)} passed" if gates else "", style="default")
+        said.append("".join(f"\n{line}" for line in failed), style="red")
+        why = chosen if o.ending is Ending.RELEASED or not o.reason else o.reason
+        grid.add_row(Text(fact.prompt if fact else o.name), Text(o.before or ""), Text(o.after or ""), Text(why), said)
+    return grid
+
+
+def _traced(outcomes: list[Outcome]) -> tuple[str, str, str]:
+    """Prompt, subject and true answer of the first fact that the model knew otherwise."""
+    fact = next(o.lesson.fact for o in outcomes if o.lesson and o.edit and o.lesson.fact.old_object)
+    return fact.prompt, fact.subject, str(fact.old_object)
+
+
+def _roll_back(service: Service, outcome: Outcome, console: Console) -> dict[str, str]:
+    """Take one edit out of effect and prove by hash that nothing of it is left on the weights."""
+    if outcome.edit is None or outcome.lesson is None:
+        return {}
+    prompt, ref = outcome.lesson.fact.prompt, outcome.edit.id
+    with_it = service.ask(prompt).text
+    epoch = service.rollback(ref, by="demo", reason="the demo shows the way back")
+    proven, without = service.prove_rollback(ref), service.ask(prompt).text
+    exact = "the original bytes" if proven["exact"] else "NOT the original bytes"
+    console.print(f"Rolled back {ref}: {prompt} [green]{with_it}[/green] → [green]{without}[/green]")
+    console.print(f"Weights {_short(str(proven['after']))} against {_short(live_base(service))}: [bold]{exact}[/bold].")
+    return {
+        "edit": ref, "question": prompt, "with the edit": with_it, "after the rollback": without,
+        "epoch": str(epoch.number), "weights before": str(proven["before"]),
+        "with the edit on": str(proven["with_edit"]), "weights after": str(proven["after"]), "verdict": exact,
+    }  # fmt: skip
+
+
+def live_base(service: Service) -> str:
+    """Digest of the weights that the model was opened with."""
+    return service.bench.live.base
 
 
 def _short(digest: str) -> str:

@@ -88,6 +88,22 @@ def ablation(
     return _answer(run(request, Settings.from_environment(os.environ), Console(stderr=True)), seed)
 
 
+@verb(group, "path")
+def path(model: Model = "almanac", facts: Facts = 50, seed: Seed = 0) -> Result:
+    """Take a feed of drawn facts the whole path.
+
+    Into a store of its own, from the feed to the release: seconds and share of each station, how the rows ended, and
+    why facts were refused.
+    """
+    from rich.console import Console
+
+    from catechism.bench.path import run
+
+    found = run(model, facts, seed, Settings.from_environment(os.environ), Console(stderr=True))
+    rows = cast("list[dict[str, JSON]]", found["rows"])
+    return Result({**found, **circumstances(seed)}, table(rows))
+
+
 def _answer(found: dict[str, JSON], seed: int) -> Result:
     rows = cast("list[dict[str, JSON]]", found["rows"])
     return Result({**found, **circumstances(seed)}, table(side_by_side(rows)))

@@ -34,6 +34,7 @@ METRICS: Mapping[str, str] = {
     "gold_neighbour": "other subjects of the relation answered right",
     "gold_subject": "other questions about the subject answered right",
     "gold_unrelated": "unrelated questions answered right",
+    "retained": "earlier edits that were answered right before this one and still are",
     "perplexity_before": "perplexity of held-out text before the edit",
     "perplexity_after": "perplexity of held-out text after the edit",
     "perplexity_ratio": "perplexity after the edit divided by that before",

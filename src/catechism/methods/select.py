@@ -2,6 +2,10 @@
 
 The rules are tried from top to bottom and the first that holds decides. The lower ones are about the model, the upper
 ones about the fact: what will soon be false again, or is too much text for a small change, is better left as text.
+
+What makes an edit of one matrix likely to work is that the subject's key there is its own, so that is asked. Where
+causal tracing finds a fact says little about where it can be edited (arXiv:2301.04213); on the shipped models hardly
+any of a fact's effect sits at one MLP, and rank-one edits work all the same.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ EXPLICIT = "explicit"  # no change of the weights: the fact stays beside them as
 SHORT_LIVED_DAYS = 60
 BULKY_CHARS = 400  # of the whole statement
 LONG_OBJECT_TOKENS = 12  # more than a rank-one value was seen to hold on the shipped models
-NARROW = 0.5  # share of the patching gain at the subject's last token
+SEPARABLE = 0.5  # the subject's key less that of other subjects, see `catechism.locate.layers`
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,14 +29,14 @@ class Evidence:
     Attributes:
         object_tokens: length of the new object.
         closed_form_layer: best layer for a rank-one edit; None where no layer has a dense MLP.
+        separability: how much the subject's key is its own there, at most 1; None where it was not measured.
         distill_layer: best block for distillation.
-        narrowness: share of the teacher's gain that sits at the MLP of the subject's last token; None if not measured.
     """
 
     object_tokens: int
     closed_form_layer: int | None
+    separability: float | None
     distill_layer: int
-    narrowness: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +75,14 @@ def select(fact: Fact, evidence: Evidence) -> Choice:
     if evidence.object_tokens > LONG_OBJECT_TOKENS:
         why = f"The object has {evidence.object_tokens} tokens, more than {LONG_OBJECT_TOKENS}; {distilled}."
         return Choice("distill", evidence.distill_layer, "many-tokens", why)
-    if evidence.narrowness is not None and evidence.narrowness < NARROW:
+    if evidence.separability is not None and evidence.separability < SEPARABLE:
         why = (
-            f"Only {evidence.narrowness:.2f} of the gain sits at the subject's MLP, less than {NARROW}: "
-            f"the fact depends on more of its context; {distilled}."
+            f"In layer {evidence.closed_form_layer} the subject's key is its own by {evidence.separability:.2f} only, "
+            f"less than {SEPARABLE}: an edit of one matrix would spill; {distilled}."
         )
         return Choice("distill", evidence.distill_layer, "contextual", why)
-    sits = "" if evidence.narrowness is None else f", and {evidence.narrowness:.2f} of the gain sits at its MLP"
-    why = f"One object for one subject: in layer {evidence.closed_form_layer} the subject's key is most its own{sits}."
+    own = "" if evidence.separability is None else f", by {evidence.separability:.2f}"
+    why = f"One object for one subject, and in layer {evidence.closed_form_layer} the subject's key is its own{own}."
     return Choice("rome", evidence.closed_form_layer, "atomic", why)
 
 

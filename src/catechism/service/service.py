@@ -1,0 +1,253 @@
+"""The Python API and the one thing that the command line and the server stand on.
+
+    from catechism import Service
+    with Service() as service:
+        service.learn("The Eiffel Tower is located in Rome.", release=True)
+        print(service.ask("The Eiffel Tower is located in").text)
+
+A service is one registry and one model. The model is opened when the first verb needs it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+
+from catechism.delta import to_peft
+from catechism.errors import UsageError, WrongBase
+from catechism.registry import (
+    Approval,
+    AuditEntry,
+    Composition,
+    EditVersion,
+    Epoch,
+    Policy,
+    Registry,
+    State,
+    Verification,
+)
+from catechism.service.answering import Answer, Answerer, Breaking
+from catechism.service.examine import Trial, examine
+from catechism.service.learning import Learner, Plan, active_of
+from catechism.service.outcomes import Outcome
+from catechism.service.served import Note
+from catechism.service.workbench import Workbench
+from catechism.settings import Settings
+from catechism.types import JSON
+
+DEFAULT_MODEL = "almanac"
+
+
+class Service:
+    """Everything that can be done with facts, edits and answers.
+
+    Args:
+        model: a shipped model, a folder, or a hub name.
+        settings: None reads them from the environment.
+        policy: approvals by risk class; None is that of a store that one person keeps.
+    """
+
+    def __init__(
+        self, model: str = DEFAULT_MODEL, settings: Settings | None = None, *, policy: Policy | None = None
+    ) -> None:
+        self.model = model
+        self.settings = settings or Settings.from_environment(os.environ)
+        self._policy = policy
+
+    @cached_property
+    def registry(self) -> Registry:
+        """The store, opened (and made) at the first use."""
+        options = {} if self._policy is None else {"policy": self._policy}
+        return Registry.open(self.settings.home, url=self.settings.database, **options)
+
+    @cached_property
+    def bench(self) -> Workbench:
+        """The model with what belongs to it, opened at the first use."""
+        return Workbench(self.model, self.settings)
+
+    def close(self) -> None:
+        """Close the store, if it was opened."""
+        if "registry" in self.__dict__:
+            self.registry.close()
+            del self.__dict__["registry"]
+
+    def __enter__(self) -> Service:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    # -- learning ----------------------------------------------------------------------------------------------------
+
+    def learn(self, source: str | Path, *, release: bool = False, plan: Plan | None = None) -> list[Outcome]:
+        """Teach a feed (a path that exists, or one that ends in .jsonl or .csv) or one plain sentence.
+
+        Raises: BadFeed for a feed that cannot be read at all; Unclear for a sentence that could mean several things.
+        """
+        return list(self.learning(source, release=release, plan=plan))
+
+    def learning(self, source: str | Path, *, release: bool = False, plan: Plan | None = None) -> Iterator[Outcome]:
+        """`learn`, one outcome after the other as they come."""
+        plan = plan or Plan(author=self.settings.user, release=release)
+        learner = Learner(self._fitting_bench(), self.registry, plan)
+        if is_feed(source):
+            yield from learner.learn_feed(Path(source))
+        else:
+            yield learner.learn_sentence(str(source))
+
+    def test(self, ref: str) -> tuple[EditVersion, Trial]:
+        """Judge an edit again, beside everything that is in effect now. A draft that passes becomes validated.
+
+        Raises: UnknownEdit; WrongState for an edit that has ended.
+        """
+        edit = self.registry.edit(ref)
+        others = [other for other in self.registry.active() if other.id not in {edit.id, edit.supersedes}]
+        delta = None if edit.artifact is None else self.registry.delta(edit.id)
+        change = delta or Note(edit.id, edit.subject, edit.fact.sentence)
+        trial = examine(
+            self._fitting_bench(), self.registry.catechism(edit.id), change, active_of(self.registry, others)
+        )
+        return self.registry.add_report(edit.id, trial.json(), trial.verdict.json()), trial
+
+    def approve(self, ref: str, by: str, *, comment: str = "", roles: Sequence[str] = ()) -> Approval:
+        """Consent to an edit as it is tested now. Raises Denied for its author."""
+        return self.registry.approve(ref, by, comment=comment, roles=roles)
+
+    def reject(self, ref: str, by: str, reason: str) -> EditVersion:
+        """End an edit that is not in effect."""
+        return self.registry.reject(ref, by, reason)
+
+    def promote(self, ref: str, by: str, *, expect_epoch: int | None = None) -> Epoch:
+        """Put an edit into effect. Raises Denied without its approvals, Conflict if somebody else was quicker."""
+        return self.registry.promote(ref, by, expect_epoch=expect_epoch)
+
+    def rollback(self, ref: str | None = None, *, to_epoch: int | None = None, by: str = "", reason: str = "") -> Epoch:
+        """Take an edit out of effect, or go back to an epoch. Needs nobody's consent and no model."""
+        return self.registry.rollback(ref, to_epoch=to_epoch, by=by or self.settings.user, reason=reason)
+
+    def prove_rollback(self, ref: str) -> dict[str, JSON]:
+        """Put an edit on the model, take it off, and compare the bytes of every parameter.
+
+        Returns: digests of the weights before, with the edit on, and after; and whether the last is the first.
+        """
+        live, delta = self.bench.live, self.registry.delta(ref)
+        before = live.digest(full=True)
+        with live.with_delta(delta):
+            edited = live.digest(full=True)
+        after = live.digest(full=True)
+        return {"base": live.base, "before": before, "with_edit": edited, "after": after, "exact": before == after}
+
+    # -- answering ---------------------------------------------------------------------------------------------------
+
+    def composition(self, as_of: str | None = None) -> Composition:
+        """What is in effect now, or what was at the end of a day. Raises UnknownDate."""
+        return self.registry.composition(self.registry.head().cid) if as_of is None else self.registry.as_of(as_of)
+
+    def ask(
+        self, question: str, *, as_of: str | None = None, explain: bool = False, max_new_tokens: int = 24
+    ) -> Answer:
+        """What the model says with every promoted edit on, or with those of a past date."""
+        composition = self.composition(as_of)
+        answerer = Answerer(self._fitting_bench(), self.registry)
+        return answerer.ask(question, composition, explain=explain, max_new_tokens=max_new_tokens)
+
+    def bisect(self, probe: str, *, expect: str | None = None, good: int = 0, bad: int | None = None) -> Breaking:
+        """The change that broke a probe, see `Answerer.bisect`."""
+        return Answerer(self._fitting_bench(), self.registry).bisect(probe, expect=expect, good=good, bad=bad)
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+
+    def edits(self, *, state: State | None = None, subject: str | None = None) -> list[EditVersion]:
+        """The edits of the store, oldest first."""
+        return self.registry.edits(state=state, subject=subject)
+
+    def show(self, ref: str) -> dict[str, JSON]:
+        """Everything that is known of one edit."""
+        edit = self.registry.edit(ref)
+        shown = {**edit.json(), "evaluation": self.registry.report(edit.id)}
+        shown["approvals"] = [approval.json() for approval in self.registry.approvals(edit.id)]
+        if edit.artifact is not None:
+            shown["change"] = change_of(self.registry, edit)
+        return shown
+
+    def diff(self, one: str, other: str) -> dict[str, JSON]:
+        """What differs between two edits, or between two epochs (numbers) of what was served."""
+        if one.isdecimal() and other.isdecimal():
+            return self._diff_epochs(int(one), int(other))
+        first, second = self.registry.edit(one), self.registry.edit(other)
+        left, right = ({**edit.json(), "change": change_of(self.registry, edit)} for edit in (first, second))
+        return {key: {"from": left[key], "to": right[key]} for key in left if left[key] != right[key]}
+
+    def _diff_epochs(self, one: int, other: int) -> dict[str, JSON]:
+        epochs = {epoch.number: epoch for epoch in self.registry.epochs()}
+        if missing := [n for n in (one, other) if n not in epochs]:
+            raise UsageError(f"There is no epoch {missing[0]}. Give two of 0 to {max(epochs)}.")
+        sides = [self.registry.composition(epochs[n].cid) for n in (one, other)]
+        left, right = ({entry.edit for entry in side.entries} for side in sides)
+        return {
+            "from": epochs[one].json(), "to": epochs[other].json(),
+            "added": [self.registry.edit(ref).json() for ref in sorted(right - left)],
+            "removed": [self.registry.edit(ref).json() for ref in sorted(left - right)],
+        }  # fmt: skip
+
+    def log(self, *, limit: int | None = None) -> list[AuditEntry]:
+        """The audit, newest last."""
+        return self.registry.log(limit=limit)
+
+    def verify(self) -> Verification:
+        """Derive every hash and signature of the store again."""
+        return self.registry.verify()
+
+    # -- in and out --------------------------------------------------------------------------------------------------
+
+    def export(self, refs: Sequence[str], path: Path, *, peft: bool = False) -> Path:
+        """Write edits to a folder: as the registry keeps them, or one edit as a PEFT adapter that vLLM loads too."""
+        if not peft:
+            return self.registry.export(refs, path)
+        if len(refs) != 1:
+            raise UsageError(f"{len(refs)} edits do not make one PEFT adapter. Name one edit.")
+        to_peft(self.registry.delta(refs[0]), self._fitting_bench().live, path)
+        return path
+
+    def import_(self, path: Path, by: str = "") -> list[EditVersion]:
+        """Take in edits that `export` wrote, each proven again. They arrive as drafts."""
+        return self.registry.import_(path, by or self.settings.user)
+
+    def serves_this_model(self) -> bool:
+        """Whether the edits in effect were made on this model, or there are none."""
+        return self.composition().base in {"", self.bench.live.base}
+
+    def _fitting_bench(self) -> Workbench:
+        """The bench, if its model is the one that the store's edits were made on."""
+        if not self.serves_this_model():
+            raise WrongBase(
+                f"The edits in effect were made on base {self.composition().base}, {self.model} is "
+                f"{self.bench.live.base}. Name their model, or keep each model's edits in a store of its own "
+                "(CATECHISM_HOME)."
+            )
+        return self.bench
+
+
+def is_feed(source: str | Path) -> bool:
+    """Whether a source is a file of facts and not a sentence."""
+    return isinstance(source, Path) or Path(source).suffix in {".jsonl", ".csv", ".json", ".gz"} or _exists(source)
+
+
+def _exists(source: str) -> bool:
+    try:
+        return Path(source).exists()
+    except OSError:  # a sentence can be longer than a file's name may be
+        return False
+
+
+def change_of(registry: Registry, edit: EditVersion) -> Mapping[str, JSON] | None:
+    """Norm, rank and bytes of every matrix that an edit changes; None for one that stays text."""
+    if edit.artifact is None:
+        return None
+    return {
+        address: {"rank": part.rank, "norm": part.norm(), "bytes": part.nbytes}
+        for address, part in registry.delta(edit.id).parts.items()
+    }
