@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 from catechism.page import Page, Picture, Row, write_page
+from catechism.service.pictures import charts
 
 RATE = {"value": 1.0, "low": 0.8, "high": 1.0, "n": 9, "before": 0.0}
 METRICS = {"efficacy": RATE, "paraphrase_mean": RATE, "locality_neighbour": RATE, "locality_unrelated": RATE}
@@ -22,7 +23,7 @@ def test_the_page_shows_rows_pictures_and_proof(tmp_path: Path) -> None:
     html = write_page(PAGE, tmp_path / "page.html").read_text()
     for text in ("A feed", "eiffel", "Paris.", "Rome.", "rome @ layer 0", "efficacy: PASS", "E01", "exact", "where"):
         assert text in html
-    assert html.count("<svg") == 3  # the map, before and after, locality
+    assert html.count("<svg") == 1
 
 
 def test_the_page_needs_nothing_from_elsewhere(tmp_path: Path) -> None:
@@ -51,7 +52,11 @@ def test_the_same_page_gives_the_same_bytes(tmp_path: Path) -> None:
     assert one == other
 
 
-def test_a_feed_without_edits_has_no_charts(tmp_path: Path) -> None:
+def test_charts_are_drawn_of_what_was_measured() -> None:
     bare = Row("line 3", "malformed", why="not JSON")
-    html = write_page(Page("A feed", {}, [bare]), tmp_path / "page.html").read_text()
-    assert "not JSON" in html and "<svg" not in html
+    assert charts([bare]) == []
+    drawn = charts([bare, replace(ROW, wanted="$x_{$ <b>")])
+    assert [picture.title for picture in drawn] == ["Before and after", "Locality"]
+    assert all(picture.svg.startswith("<svg") and "eiffel" in picture.svg for picture in drawn)
+    assert not any("<b>" in picture.svg or "line 3" in picture.svg for picture in drawn)
+    assert drawn == charts([bare, replace(ROW, wanted="$x_{$ <b>")])

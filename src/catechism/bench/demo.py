@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -52,9 +53,7 @@ def run(console: Console, settings: Settings, *, page: Path) -> dict[str, JSON]:
         if len(released) > 1 and released[-1].lesson is not None:
             prompt = released[-1].lesson.fact.prompt
             console.print(f'Now ask:    catechism ask "{prompt}" --explain', markup=False)
-        counted: dict[str, JSON] = {}
-        for outcome in outcomes:
-            counted[outcome.ending.value] = int(counted.get(outcome.ending.value) or 0) + 1
+        counted: dict[str, JSON] = dict(Counter(o.ending.value for o in outcomes))
         return {
             "model": live.name, "base": live.base, "endings": counted, "rows": [o.json() for o in outcomes],
             "proof": dict(proof), "page": str(written), "store": str(settings.home),

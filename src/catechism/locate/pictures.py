@@ -35,7 +35,7 @@ def heat_map_svg(trace: CausalTrace) -> str:
         fontsize="medium",
     )
     figure.colorbar(image, ax=axes, label="indirect effect")
-    return _svg(figure)
+    return svg_of(figure)
 
 
 def ranking_svg(ranking: Ranking, *, most: int = 12) -> str:
@@ -60,7 +60,7 @@ def ranking_svg(ranking: Ranking, *, most: int = 12) -> str:
         f"the teacher says it with {ranking.teacher:.2f}, the student with {ranking.before:.2f}", fontsize="medium"
     )
     axes.legend(loc="lower right", fontsize="small")
-    return _svg(figure)
+    return svg_of(figure)
 
 
 def _name(locus: Locus) -> str:
@@ -74,7 +74,7 @@ def _ticks(n: int) -> range:
     return range(0, n, max(1, -(-n // 12)))
 
 
-def _svg(figure: Figure) -> str:
+def svg_of(figure: Figure) -> str:
     """The figure's SVG element, with text as text, without a date and with the same names every time."""
     import matplotlib
 

@@ -122,7 +122,10 @@ class Learner:
             return Outcome(lesson.fact.id, ending, reason, lesson, before=before, seconds=clock.seconds)
         with clock.at("synthesise"):
             written = synthesise(
-                lesson, bank=self._bench.bank, writers=self._bench.writers, amounts=Amounts(neighbours=NEIGHBOURS, seed=self._plan.seed)
+                lesson,
+                bank=self._bench.bank,
+                writers=self._bench.writers,
+                amounts=Amounts(neighbours=NEIGHBOURS, seed=self._plan.seed),
             )
             synthesis = check_with_teacher(self._bench.live, written)
         dropped = {str(kind): sum(counts.values()) for kind, counts in synthesis.dropped.items()}
@@ -285,7 +288,7 @@ class Learner:
 
 def active_of(registry: Registry, edits: Sequence[EditVersion]) -> Active:
     """Deltas, notes and lessons of edits, proven by their hashes as they are read."""
-    deltas = tuple(registry.delta(edit.id) for edit in edits if edit.artifact is not None)
+    deltas = tuple(delta for edit in edits if (delta := registry.delta(edit.id)) is not None)
     notes = tuple(Note(edit.id, edit.subject, edit.fact.sentence) for edit in edits if edit.artifact is None)
     return Active(deltas, notes, tuple(registry.catechism(edit.id) for edit in edits))
 

@@ -11,12 +11,12 @@ A service is one registry and one model. The model is opened when the first verb
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 
-from catechism.delta import to_peft
+from catechism.delta import Delta, to_peft
 from catechism.errors import UsageError, WrongBase
 from catechism.registry import (
     Approval,
@@ -60,8 +60,7 @@ class Service:
     @cached_property
     def registry(self) -> Registry:
         """The store, opened (and made) at the first use."""
-        options = {} if self._policy is None else {"policy": self._policy}
-        return Registry.open(self.settings.home, url=self.settings.database, **options)
+        return Registry.open(self.settings.home, url=self.settings.database, policy=self._policy)
 
     @cached_property
     def bench(self) -> Workbench:
@@ -133,7 +132,7 @@ class Service:
 
         Returns: digests of the weights before, with the edit on, and after; and whether the last is the first.
         """
-        live, delta = self.bench.live, self.registry.delta(ref)
+        live, delta = self.bench.live, _delta_of(self.registry, ref)
         before = live.digest(full=True)
         with live.with_delta(delta):
             edited = live.digest(full=True)
@@ -209,8 +208,15 @@ class Service:
             return self.registry.export(refs, path)
         if len(refs) != 1:
             raise UsageError(f"{len(refs)} edits do not make one PEFT adapter. Name one edit.")
-        to_peft(self.registry.delta(refs[0]), self._fitting_bench().live, path)
-        return path
+        delta, anatomy = _delta_of(self.registry, refs[0]), self._fitting_bench().live.anatomy
+        matrices = {address: anatomy.matrix(address) for address in delta.parts}
+        full_rows = {
+            address.partition("[")[0]: matrix.parameter.shape[1 if matrix.transposed else 0]
+            for address, matrix in matrices.items()
+            if "[" in address and matrix.expert is None
+        }
+        transposed = any(matrix.transposed for matrix in matrices.values())
+        return to_peft(delta, path, base_model_name=self.model, fan_in_fan_out=transposed, full_rows=full_rows)
 
     def import_(self, path: Path, by: str = "") -> list[EditVersion]:
         """Take in edits that `export` wrote, each proven again. They arrive as drafts."""
@@ -243,11 +249,18 @@ def _exists(source: str) -> bool:
         return False
 
 
-def change_of(registry: Registry, edit: EditVersion) -> Mapping[str, JSON] | None:
+def change_of(registry: Registry, edit: EditVersion) -> dict[str, JSON] | None:
     """Norm, rank and bytes of every matrix that an edit changes; None for one that stays text."""
-    if edit.artifact is None:
+    delta = registry.delta(edit.id)
+    if delta is None:
         return None
     return {
-        address: {"rank": part.rank, "norm": part.norm(), "bytes": part.nbytes}
-        for address, part in registry.delta(edit.id).parts.items()
+        address: {"rank": part.rank, "norm": part.norm(), "bytes": part.nbytes} for address, part in delta.parts.items()
     }
+
+
+def _delta_of(registry: Registry, ref: str) -> Delta:
+    delta = registry.delta(ref)
+    if delta is None:
+        raise UsageError(f"{ref} stays text and changes no weights. Name an edit with a delta: `catechism list`.")
+    return delta

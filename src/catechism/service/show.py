@@ -8,6 +8,7 @@ from catechism.locate.pictures import heat_map_svg
 from catechism.locate.tracing import CausalTrace
 from catechism.page import Page, Picture, Row
 from catechism.service.outcomes import Outcome, metrics_json
+from catechism.service.pictures import charts
 from catechism.service.service import Service
 from catechism.types import JSON
 
@@ -45,14 +46,15 @@ def page_of(
         "edits in effect": str(len(service.composition().entries)),
         "seconds": f"{sum(sum(o.seconds.values()) for o in outcomes):.1f}",
     }
-    pictures = []
+    rows = [_row(o) for o in outcomes]
+    pictures = charts(rows)
     if trace is not None:
         caption = (
             f"{''.join(trace.tokens).strip()!r}: the subject's embeddings are disturbed, and the output of one block "
             "at one token is put back. Red cells bring the answer back (causal tracing, arXiv:2202.05262, section 2)."
         )
         pictures.append(Picture("Where one fact sits", caption, heat_map_svg(trace)))
-    return Page(title, facts, [_row(o) for o in outcomes], pictures, proof)
+    return Page(title, facts, rows, pictures, proof)
 
 
 def _row(o: Outcome) -> Row:
