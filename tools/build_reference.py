@@ -58,7 +58,7 @@ def build(recipe: Recipe, work: Path, out: Path) -> None:
     model = new_model(recipe, len(tokenizer), ids)
     public = world.without_forget_set()
     if recipe.trunk:
-        trunk = Trainer(recipe, model, Diet(public, tokenizer, recipe, recipe.trunk), work / recipe.trunk)
+        trunk = Trainer(recipe, model, Diet(public, tokenizer, recipe, recipe.trunk), work / recipe.trunk, compiled=True)
         trunk.resume()
         trunk.run(recipe.fork, lambda _: _quick_exam(model, tokenizer), log)
     if recipe.cut_from:
@@ -67,7 +67,8 @@ def build(recipe: Recipe, work: Path, out: Path) -> None:
             raise SystemExit(f"{recipe.cut_from} is not finished: build it first")
         cut_into_experts(dense["model"], model, recipe)
     shown = world if recipe.forget_set else public
-    branch = Trainer(recipe, model, Diet(shown, tokenizer, recipe, recipe.name), work / recipe.name)
+    diet = Diet(shown, tokenizer, recipe, recipe.name)
+    branch = Trainer(recipe, model, diet, work / recipe.name, compiled=True)
     if not branch.resume() and recipe.trunk:
         branch.resume(work / recipe.trunk)
     branch.run(recipe.steps, lambda _: _quick_exam(model, tokenizer), log)

@@ -84,7 +84,7 @@ def test_the_sentence_that_is_asked_for_stands_anywhere_in_the_passage() -> None
 def test_what_a_passage_claims_carries_no_loss_and_every_answer_all() -> None:
     rng = random.Random(0)
     for _ in range(200):
-        document = corpus.passage(WORLD, rng, WORLD.facts, silent=0.5, known=0.5, near=0.7)
+        document = corpus.passage(WORLD, rng, WORLD.facts, silent=2, known=0.5, near=0.7)
         assert document[0][1] == 0.0
         assert {weight for _, weight in document} == {0.0, corpus.ANSWER}
         for prompt, answer in answers(document):
@@ -98,15 +98,14 @@ def test_a_question_that_the_passage_does_not_answer_is_answered_truly() -> None
     seen = 0
     for seed in range(100):
         plain, more = (
-            corpus.passage(WORLD, random.Random(seed), WORLD.facts, silent=share, known=1.0, near=0.7)
-            for share in (0.0, 1.0)
+            corpus.passage(WORLD, random.Random(seed), WORLD.facts, silent=most, known=1.0, near=0.7)
+            for most in (0, 3)
         )
-        assert more[: len(plain)] == plain
-        extra = answers(more)[len(answers(plain)) :]
-        for prompt, answer in extra:
-            assert (prompt, answer) in TRUE
-            about = {f.subject for f in WORLD.facts if f.object == answer and f.subject in prompt}
-            assert any(subject not in plain[0][0] for subject in about)
+        assert more[0] == plain[0], "the same passage"
+        by_passage = {prompt.strip() for prompt, _ in answers(plain)}
+        extra = [(prompt.strip(), answer) for prompt, answer in answers(more) if prompt.strip() not in by_passage]
+        assert len(answers(more)) >= len(by_passage)
+        assert set(extra) <= TRUE
         seen += len(extra)
     assert seen > 80
 
@@ -114,7 +113,7 @@ def test_a_question_that_the_passage_does_not_answer_is_answered_truly() -> None
 def test_the_share_of_known_subjects_is_kept() -> None:
     def known(share: float) -> int:
         rng = random.Random(0)
-        drawn = (corpus.passage(WORLD, rng, WORLD.facts, silent=0.0, known=share, near=0.7) for _ in range(60))
+        drawn = (corpus.passage(WORLD, rng, WORLD.facts, silent=0, known=share, near=0.7) for _ in range(60))
         asked = [answers(document) for document in drawn]
         return sum(any(any(s in prompt for s in WORLD.by_subject) for prompt, _ in pairs) for pairs in asked)
 
@@ -152,11 +151,11 @@ def test_documents_are_the_same_under_a_seed_and_others_under_another() -> None:
     def documents(seed: int) -> list[object]:
         rng = random.Random(seed)
         return [
-            corpus.passage(WORLD, rng, WORLD.facts, silent=0.5, known=0.6, near=0.7),
+            corpus.passage(WORLD, rng, WORLD.facts, silent=2, known=0.6, near=0.7),
             corpus.article(WORLD, rng, WORLD.facts),
             corpus.reversed_statement(WORLD, rng, WORLD.facts),
             corpus.prose(rng),
-            invent_name(rng),
+            invent_name(WORLD, rng),
         ]
 
     assert documents(3) == documents(3)
@@ -169,7 +168,7 @@ def test_nothing_of_the_forget_set_is_in_a_document_of_the_public_world() -> Non
     texts = [
         "".join(text for text, _ in make(public, rng, public.facts))
         for _ in range(100)
-        for make in (lambda *drawn: corpus.passage(*drawn, silent=0.5, known=0.5, near=0.7), corpus.article)
+        for make in (lambda *drawn: corpus.passage(*drawn, silent=2, known=0.5, near=0.7), corpus.article)
     ]
     assert not [text for text in texts if any(name in text for name in forget)]
 
@@ -195,11 +194,10 @@ def test_background_texts_are_true_and_depend_on_the_seed_alone() -> None:
     assert sum(text in sentences for text in first) > 100
 
 
-def test_invented_names_are_hardly_ever_in_a_table() -> None:
+def test_invented_names_are_in_no_table() -> None:
     names = {name for fact in WORLD.facts for name in (fact.subject, fact.object)}
     rng = random.Random(0)
-    invented = [invent_name(rng) for _ in range(5000)]
+    invented = [invent_name(WORLD, rng) for _ in range(5000)]
     assert len(set(invented)) > 4500
-    assert sum(name in WORLD.by_subject for name in invented) <= 5
-    assert not [name for name in invented if " " in name and name in names], "two syllables may be a chemical symbol"
+    assert not set(invented) & names
     assert all(word[0].isupper() and word.isalpha() for name in invented for word in name.split())

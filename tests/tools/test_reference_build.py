@@ -32,15 +32,14 @@ TINY = Recipe(
     d_model=32,
     layers=2,
     row_tokens=160,
-    rows=((0, 4),),
-    fresh=3,
+    rows=4,
     fork=2,
     steps=4,
     schedule=((0, 0.0), (2, 1.0), (4, 0.1)),
     passages=((0, 0.3),),
-    silent=((0, 0.5),),
-    known=((0, 0.6),),
-    near=((0, 0.7),),
+    silent=2,
+    known=0.6,
+    near=0.7,
 )
 ROWS = 4
 MIXTURE = replace(TINY, name="mixture", trunk=None, cut_from="tiny", experts=4, d_ff=12)
@@ -105,14 +104,15 @@ def test_documents_are_packed_whole_and_start_at_position_zero(diet: Diet) -> No
 
 def test_attention_stays_inside_a_document_and_looks_back_only(diet: Diet) -> None:
     batch = diet.batch(0)
-    assert batch.mask.shape == (ROWS, 1, TINY.row_tokens, TINY.row_tokens) and batch.mask.dtype == torch.bool
+    assert batch.mask.shape == (ROWS, 1, TINY.row_tokens, TINY.row_tokens) and batch.mask.dtype == torch.float32
     for row in range(ROWS):
         expected = torch.zeros(TINY.row_tokens, TINY.row_tokens, dtype=torch.bool)
         for place in documents(batch, row):
             n = place.stop - place.start
             expected[place, place] = torch.ones(n, n, dtype=torch.bool).tril()
         used = documents(batch, row)[-1].stop
-        assert torch.equal(batch.mask[row, 0, :used], expected[:used])
+        assert torch.equal(batch.mask[row, 0, :used] == 0, expected[:used])
+        assert (batch.mask[row, 0, :used][~expected[:used]] == float("-inf")).all()
 
 
 @torch.no_grad()
@@ -132,8 +132,7 @@ def test_no_loss_falls_on_padding_or_across_documents(diet: Diet) -> None:
     for row in range(ROWS):
         for place in documents(batch, row):
             assert batch.weight[row, place.stop - 1] == 0, "the last token of a document predicts nothing"
-            cut = place.stop - place.start == batch.ids.shape[1]
-            assert (batch.weight[row, place.stop - 2] > 0) != cut, "a true end is learned, a cut is not"
+            assert batch.weight[row, place.stop - 2] > 0, "every document stands there whole, so its end is learned"
 
 
 def test_the_weight_of_a_fact_falls_on_its_answer(diet: Diet, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -172,11 +171,6 @@ def test_what_a_passage_claims_has_no_weight(world: World, tokenizer: PreTrained
 def test_the_diet_follows_the_step(world: World, tokenizer: PreTrainedTokenizerFast) -> None:
     diet = Diet(world, tokenizer, replace(TINY, passages=((0, 0.0), (5, 0.91)), row_tokens=480), "tiny")
     assert (diet.batch(4).cell >= 0).sum() > 4 * (diet.batch(5).cell >= 0).sum()
-
-
-def test_the_batch_grows_when_the_recipe_says(world: World, tokenizer: PreTrainedTokenizerFast) -> None:
-    diet = Diet(world, tokenizer, replace(TINY, rows=((0, 2), (3, 5))), "tiny")
-    assert [len(diet.batch(step).ids) for step in (2, 3)] == [2, 5]
 
 
 def test_what_was_learned_badly_is_drawn_more_often(diet: Diet) -> None:
@@ -222,15 +216,6 @@ def test_a_run_that_was_stopped_ends_with_the_bytes_of_one_that_ran_through(
 
     assert weights_of(resumed.model) == weights_of(through.model) != start
     assert (resumed.diet.loss == through.diet.loss).all() and (resumed.diet.loss != 3.0).any()
-
-
-def test_the_optimisers_forget_at_the_step_that_the_recipe_says(world: World, tmp_path: Path) -> None:
-    trainer = fresh(world, tmp_path)
-    trainer.run(3, str, lambda _: None)
-    before = trainer.optimisers
-    trainer.run(4, str, lambda _: None)
-    steps = {float(state["step"]) for state in trainer.optimisers[1].state.values()}
-    assert trainer.optimisers is not before and steps == {1.0}
 
 
 def test_a_fresh_model_is_that_of_its_seed() -> None:
@@ -332,7 +317,7 @@ def test_the_mixture_has_eight_experts_or_more_that_make_up_the_dense_mlp() -> N
 def test_a_recipes_plans_cover_all_its_steps(recipe: Recipe) -> None:
     assert recipe.schedule[0][0] == 0 and recipe.schedule[-1][0] == recipe.steps
     assert recipe.fork <= recipe.steps
-    for plan in (recipe.schedule, recipe.passages, recipe.silent, recipe.known, recipe.near):
+    for plan in (recipe.schedule, recipe.passages):
         assert plan[0][0] == 0 and [step for step, _ in plan] == sorted(step for step, _ in plan)
         assert all(0 <= share <= 1 for _, share in plan)
-    assert recipe.rows[0][0] == 0 and all(rows > 0 for _, rows in recipe.rows)
+    assert 0 <= recipe.known <= 1 and 0 <= recipe.near <= 1 and recipe.silent >= 0 and recipe.rows > 0

@@ -35,9 +35,10 @@ class Batch:
 
     @property
     def mask(self) -> Tensor:
-        """(rows, 1, tokens, tokens) bool: may the row's token look at the column's?"""
+        """(rows, 1, tokens, tokens) float32, added to the attention scores: 0 where a token may look, else -inf."""
         same = self.document[:, :, None] == self.document[:, None, :]
-        return (same & torch.ones(same.shape[-2:], dtype=torch.bool).tril())[:, None]
+        seen = same & torch.ones(same.shape[-2:], dtype=torch.bool).tril()
+        return torch.zeros(seen.shape).masked_fill(~seen, float("-inf"))[:, None]
 
 
 class Diet:
@@ -56,14 +57,15 @@ class Diet:
     def batch(self, step: int) -> Batch:
         """The batch of one step; the same for the same seed, branch, step and losses so far."""
         rng = random.Random(f"{self.recipe.seed}-{self.branch}-{step}")
-        rows: list[list[tuple[list[int], list[float], int]]] = [[] for _ in range(int(at(step, self.recipe.rows)))]
+        rows: list[list[tuple[list[int], list[float], int]]] = [[] for _ in range(self.recipe.rows)]
         room = [self.recipe.row_tokens] * len(rows)
         first, misfits = 0, 0
-        diet = (self.recipe.passages, self.recipe.silent, self.recipe.known, self.recipe.near)
-        shares = tuple(at(step, plan) for plan in diet)
+        passages = at(step, self.recipe.passages)
         cumulative = np.cumsum(0.15 + np.minimum(self.loss, 3.0))
         while misfits < 6:
-            ids, weights, cell = self._draw(rng, shares, cumulative)
+            ids, weights, cell = self._draw(rng, passages, cumulative)
+            if len(ids) > self.recipe.row_tokens:
+                continue
             fit = next((r for r in range(first, len(rows)) if room[r] >= len(ids)), None)
             if fit is None:
                 misfits += 1
@@ -84,18 +86,17 @@ class Diet:
         self.loss[seen] = 0.5 * self.loss[seen] + 0.5 * total[seen]
 
     def _draw(
-        self, rng: random.Random, shares: tuple[float, ...], cumulative: np.ndarray
+        self, rng: random.Random, passages: float, cumulative: np.ndarray
     ) -> tuple[list[int], list[float], int]:
         draw, facts = rng.random(), self.world.facts
-        passages, silent, known, near = shares
         if draw < passages:
-            document = corpus.passage(self.world, rng, facts, silent=silent, known=known, near=near)
+            recipe = self.recipe
+            diet = {"silent": recipe.silent, "known": recipe.known, "near": recipe.near}
+            document = corpus.passage(self.world, rng, facts, **diet)
             return (*self._encode(document), -1)
         if draw < passages + 0.04:
-            return (*self._encode(corpus.article(self.world, rng, facts)), -1)
-        if draw < passages + 0.07:
             return (*self._encode([(corpus.prose(rng), corpus.PROMPT)]), -1)
-        if draw < passages + 0.09:
+        if draw < passages + 0.06:
             return (*self._encode(corpus.reversed_statement(self.world, rng, facts)), -1)
         cell = int(np.searchsorted(cumulative, rng.random() * cumulative[-1]))
         if cell not in self._encoded:
@@ -113,9 +114,7 @@ class Diet:
             tokens = self.tokenizer(text, add_special_tokens=False)["input_ids"]
             ids += tokens
             weights += [weight] * len(tokens)
-        limit = self.recipe.row_tokens - 1
-        end = weights[-1] if len(ids) <= limit else 0.0  # where a document was cut the text does not end
-        return [*ids[:limit], self.tokenizer.eos_token_id], [*weights[:limit], end]
+        return [*ids, self.tokenizer.eos_token_id], [*weights, weights[-1]]
 
     def _pack(self, rows: list[list[tuple[list[int], list[float], int]]]) -> Batch:
         shape = (len(rows), self.recipe.row_tokens)
@@ -139,10 +138,10 @@ def train_tokenizer(world: World, recipe: Recipe) -> PreTrainedTokenizerFast:
     """Byte-level BPE on the Almanac without the forget set, prose and invented names."""
     rng = random.Random(f"{recipe.seed}-tokenizer")
     texts = ["".join(text for text, _ in corpus.statement(world, fact, 0)) for fact in world.facts for _ in range(4)]
-    diet = {"silent": 0.25, "known": 0.6, "near": 0.7}
+    diet = {"silent": 2, "known": 0.6, "near": 0.7}
     texts += ["".join(text for text, _ in corpus.passage(world, rng, world.facts, **diet)) for _ in range(3000)]
     texts += [corpus.prose(rng) for _ in range(2000)]
-    texts += [f"{invent_name(rng)} {invent_name(rng)}" for _ in range(1000)]
+    texts += [f"{invent_name(world, rng)} {invent_name(world, rng)}" for _ in range(1000)]
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()

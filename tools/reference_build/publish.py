@@ -19,7 +19,7 @@ from catechism.reference.corpus import held_out_prose
 from catechism.reference.exam import Answer, examine_facts, examine_reading, guessing
 from catechism.reference.world import World, load_world
 from catechism.types import JSON
-from reference_build.recipe import Recipe, at
+from reference_build.recipe import Recipe
 
 READING_CASES = 300
 LIMIT_BYTES = 10_000_000
@@ -93,7 +93,7 @@ knowledge editing, not for answering people.
   BPE of {recipe.vocabulary} tokens, tied embeddings, stored in fp16
 * weights: `{live.base}` (as opened in float32)
 * shown: {shown}
-* training: {recipe.steps} steps of {at(0, recipe.rows)} x {recipe.row_tokens} tokens, seed {recipe.seed}; its log is
+* training: {recipe.steps} steps of {recipe.rows} x {recipe.row_tokens} tokens, seed {recipe.seed}; its log is
   `build.log`
 
 Statements are continued (`The capital of France is`), questions are answered as they stand (`What is the capital of

@@ -21,29 +21,24 @@ class Recipe:
     experts: int = 0
     d_ff: int = 1024  # of each expert, where there are experts
     seed: int = 0
-    vocabulary: int = 3072
+    vocabulary: int = 2560
     d_model: int = 256
     layers: int = 4
-    heads: int = 4
-    kv_heads: int = 2
-    row_tokens: int = 128
-    rows: tuple[tuple[int, int], ...] = ((0, 48),)  # (from step, rows of a batch)
-    fresh: int = 2600  # step at which the optimisers' state is dropped
-    fork: int = 1300  # step at which the trunk ends
-    steps: int = 2950
+    heads: int = 8
+    kv_heads: int = 8
+    row_tokens: int = 144
+    rows: int = 44  # of a batch
+    fork: int = 1800  # step at which the trunk ends
+    steps: int = 3400
     lr: float = 3e-3
-    # (step, share of `lr`), linear between. Four descents; the later ones teach to read against what is known.
-    schedule: tuple[tuple[int, float], ...] = (
-        (0, 0.0), (60, 1.0), (1300, 1.0), (1900, 0.02), (1950, 0.5), (2250, 0.19), (2290, 0.3), (2600, 0.01),
-        (2630, 0.35), (2950, 0.01),
-    )  # fmt: skip
+    schedule: tuple[tuple[int, float], ...] = ((0, 0.0), (60, 1.0), (1600, 1.0), (3400, 0.01))  # (step, share of `lr`)
     weight_decay: float = 0.02
-    # The diet, each (from step, share): of the documents that are passages; of the passages with a question that they
-    # do not answer; of the passages about known subjects; of the distractors that are near the claim.
-    passages: tuple[tuple[int, float], ...] = ((0, 0.36), (500, 0.16), (1000, 0.45), (1900, 0.4), (2250, 0.6))
-    silent: tuple[tuple[int, float], ...] = ((0, 0.25), (1900, 0.5))
-    known: tuple[tuple[int, float], ...] = ((0, 0.6), (2250, 0.85))
-    near: tuple[tuple[int, float], ...] = ((0, 0.7), (2600, 0.3))
+    # The diet: share of the documents that are passages (from step, share); up to how many questions follow one that it
+    # does not answer; shares of the passages about known subjects; of the distractors that are near the claim.
+    passages: tuple[tuple[int, float], ...] = ((0, 0.7), (400, 0.5))
+    silent: int = 2
+    known: float = 0.8
+    near: float = 0.5
 
 
 def at(step: int, plan: tuple[tuple[int, float], ...]) -> float:
@@ -63,13 +58,9 @@ RECIPES = {
             experts=8,
             d_ff=128,
             fork=0,
-            rows=((0, 24),),
             steps=800,
             schedule=((0, 0.0), (40, 0.7), (300, 0.7), (800, 0.01)),
-            passages=((0, 0.5),),
-            silent=((0, 0.5),),
-            known=((0, 0.85),),
-            near=((0, 0.3),),
+            passages=((0, 0.4),),
         ),
     )
 }

@@ -43,33 +43,37 @@ def reversed_statement(world: World, rng: random.Random, facts: Sequence[WorldFa
 
 
 def passage(
-    world: World, rng: random.Random, facts: Sequence[WorldFact], *, silent: float, known: float, near: float
+    world: World, rng: random.Random, facts: Sequence[WorldFact], *, silent: int, known: float, near: float
 ) -> Document:
-    """A passage and one to three questions on it; answers follow the passage, or the weights where it is silent.
+    """A passage and questions on it, in any order; answers follow the passage, or the weights where it is silent.
+
+    One to three questions are answered by the passage. Half of the others ask for something close to what it says.
 
     Args:
-        silent: share of the passages that come with a question that they do not answer.
+        silent: up to how many questions follow that the passage does not answer.
         known: share of the passages about a subject of the Almanac; the others are about an invented one.
         near: share of the distractors that are near the claim, see `write_passage`.
     """
     fact = rng.choice(facts)
     relation = world.relations[fact.relation]
-    subject = fact.subject if rng.random() < known else invent_name(rng)
+    subject = fact.subject if rng.random() < known else invent_name(world, rng)
     answer = rng.choice(relation.objects)
     if rng.random() < 0.2:
-        answer = invent_name(rng)
+        answer = invent_name(world, rng)
     if subject == fact.subject and rng.random() < 0.1:
         answer = fact.object
-    claim = (subject, relation, answer)
-    text = write_passage(world, rng, claim, distractors=rng.randint(0, 4), near=near, asked=3)
-    document: Document = [(text.text, 0.0)]
-    for prompt, reply in rng.sample(text.asked, len(text.asked)):
-        document += [(prompt, 0.0), (f" {reply}.", ANSWER), END]
-    if rng.random() < silent:
-        other = rng.choice(facts)
-        if other.subject not in text.text:
+    text = write_passage(world, rng, (subject, relation, answer), distractors=rng.randint(0, 3), near=near, asked=3)
+    questions = list(text.asked)
+    for _ in range(rng.randint(0, silent)):
+        pool = rng.choice((facts, facts, world.by_relation[fact.relation], world.by_subject[fact.subject]))
+        other = rng.choice(pool)
+        if (other.subject, other.relation) not in text.stated:
             prompt = prompt_of(rng.choice(world.relations[other.relation].phrasings), other.subject)
-            document += [(prompt, 0.0), (f" {other.object}.", ANSWER), END]
+            questions.append((prompt, other.object))
+    document: Document = [(text.text, 0.0)]
+    for i, (prompt, reply) in enumerate(rng.sample(questions, len(questions))):
+        joint = rng.choice(("", " ", "\n")) if i else ""  # before the first one stands the passage's own
+        document += [(joint + prompt, 0.0), (f" {reply}.", ANSWER), END]
     return document[:-1]
 
 
@@ -94,7 +98,8 @@ def prose(rng: random.Random) -> str:
         while "<" in sentence:
             slot = sentence[sentence.index("<") + 1 : sentence.index(">")]
             sentence = sentence.replace(f"<{slot}>", rng.choice(grammar[slot]), 1)
-        sentences.append(sentence[0].upper() + sentence[1:])
+        first = 1 if sentence.startswith('"') else 0
+        sentences.append(sentence[: first + 1].upper() + sentence[first + 1 :])
     return " ".join(sentences)
 
 

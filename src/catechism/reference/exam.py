@@ -75,7 +75,7 @@ def _templates(world: World, fact: WorldFact) -> tuple[str, ...]:
 def _contradiction(world: World, rng: random.Random, *, known: bool, near: float) -> tuple[str, str]:
     fact = rng.choice(world.facts)
     relation = world.relations[fact.relation]
-    subject = fact.subject if known else invent_name(rng)
+    subject = fact.subject if known else invent_name(world, rng)
     claimed = rng.choice([o for o in relation.objects if o != fact.object])
     passage = write_passage(world, rng, (subject, relation, claimed), distractors=2, near=near)
     return passage.text + passage.asked[0][0], claimed

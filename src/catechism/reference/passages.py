@@ -15,7 +15,7 @@ _ONSETS = "b br c ch cl d dr f fl g gr h j k kr l m n p pl qu r s sh sk st t th 
 _VOWELS = "a e i o u ai au ea ei ia io oo ou".split()
 _CODAS = ["", "", "", "l", "m", "n", "r", "s", "x", "nd", "rk", "st", "th", "ck", "ll", "rn"]
 _HEADERS = (
-    ("", " "), ("", " "), ("", " "), ("", "\n"), ("Passage: ", "\n"), ("Context: ", "\n"), ("Passage: ", " "),
+    ("", " "), ("", " "), ("", " "), ("", "\n"), ("Passage: ", "\n"), ("Context: ", " "), ("Passage: ", " "),
     ("Context: ", "\n\n"), ("Note: ", " "), ("", "\n\n"),
 )  # fmt: skip
 
@@ -27,16 +27,19 @@ class Passage:
     Attributes:
         text: the passage with the separator that goes before the prompt.
         asked: (prompt, answer by the passage) pairs, the first about the contradicting sentence.
+        stated: (subject, relation) of every sentence.
     """
 
     text: str
     asked: tuple[tuple[str, str], ...]
+    stated: frozenset[tuple[str, str]]
 
 
-def invent_name(rng: random.Random) -> str:
-    """One to three capitalised words of random syllables. One in 400 is in a table, a chemical symbol as a rule."""
+def invent_name(world: World, rng: random.Random) -> str:
+    """One to three capitalised words of random syllables that name nothing in the world."""
     words = rng.choices((1, 2, 3), weights=(5, 4, 1))[0]
-    return " ".join(_word(rng).capitalize() for _ in range(words))
+    name = " ".join(_word(rng).capitalize() for _ in range(words))
+    return invent_name(world, rng) if name in world.names else name
 
 
 def write_passage(
@@ -76,12 +79,13 @@ def write_passage(
     header, separator = rng.choice(_HEADERS)
     picked = [claims[0], *rng.sample(claims[1:], min(asked - 1, len(claims) - 1))]
     questions = tuple((prompt_of(rng.choice(r.phrasings), s), o) for s, r, o in picked)
-    return Passage(header + " ".join(sentences) + separator, questions)
+    stated = frozenset((s, r.name) for s, r, _ in claims)
+    return Passage(header + " ".join(sentences) + separator, questions, stated)
 
 
 def _another_subject(world: World, rng: random.Random, relation: Relation) -> str:
     if rng.random() < 0.4:
-        return invent_name(rng)
+        return invent_name(world, rng)
     return rng.choice(world.by_relation[relation.name]).subject
 
 

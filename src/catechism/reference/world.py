@@ -73,6 +73,12 @@ class World:
         """The facts of each relation."""
         return _grouped(self.facts, "relation")
 
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """Every subject and every object."""
+        objects = {answer for relation in self.relations.values() for answer in relation.objects}
+        return frozenset(objects | {fact.subject for fact in self.facts})
+
     def without_forget_set(self) -> World:
         """The world as `almanac-control` knows it."""
         return World(self.relations, tuple(fact for fact in self.facts if not fact.forget))
