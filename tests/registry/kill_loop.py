@@ -32,8 +32,11 @@ def main(rounds: int, seed: int = 0) -> dict[str, Any]:
         for number in range(rounds):
             home = Path(folder) / f"store{number // 20}"
             said = home.parent / f"said{number // 20}.jsonl"
+            before = said.stat().st_size if said.exists() else 0
             child = forked(lambda home=home, said=said, number=number: _worker(home, said, seed * 10_007 + number))
-            time.sleep(rng.uniform(0.0, 0.4) if rng.random() < 0.3 else rng.uniform(0.2, 1.2))
+            if rng.random() < 0.8:  # while it works; otherwise while it opens, as a rule
+                _until_said(child, said, before, rng.randrange(1, 12))
+            time.sleep(rng.uniform(0.0, 0.2))
             os.kill(child, signal.SIGKILL)
             counts["kills"] += ended(child) == -signal.SIGKILL
             found, left = violations(home, written(said))
@@ -45,6 +48,14 @@ def main(rounds: int, seed: int = 0) -> dict[str, Any]:
         "rounds": rounds, "seed": seed, "kills": counts["kills"], "operations": len(done), "verbs": verbs,
         "unfinished_swept": counts["unfinished"], "violations": wrong,
     }  # fmt: skip
+
+
+def _until_said(child: int, path: Path, before: int, lines: int) -> None:
+    """Wait until the worker has said so many lines, or has ended by itself."""
+    while not path.exists() or path.read_bytes()[before:].count(b"\n") < lines:
+        if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            return
+        time.sleep(0.005)
 
 
 def _worker(home: Path, said: Path, seed: int) -> None:
