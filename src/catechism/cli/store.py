@@ -41,12 +41,8 @@ def list_(
     with Registry.open(settings.home, url=settings.database) as registry:
         edits = registry.edits(state=state and State(state), subject=subject)
     rows = [
-        {
-            "edit": e.id, "state": e.state.value, "prompt": e.fact.prompt, "object": e.object, "method": e.method,
-            "risk": e.risk.value, "author": e.author, "created": e.created_at[:19],
-        }
-        for e in edits
-    ]  # fmt: skip
+        {"edit": e.id, "state": e.state.value, "fact": e.fact.sentence, "by": f"{e.method}, {e.author}"} for e in edits
+    ]
     return Result({"rows": [e.json() for e in edits]}, table(rows) if rows else "No edits.")
 
 
@@ -59,24 +55,14 @@ def show(edit: EditArgument) -> Result:
 
 
 def log(limit: Annotated[int | None, typer.Option(min=1, help="Only the latest.")] = None) -> Result:
-    """Show the audit, oldest first."""
+    """Show the audit, newest first."""
     from catechism.registry import Registry
 
     settings = Settings.from_environment(os.environ)
     with Registry.open(settings.home, url=settings.database) as registry:
         entries = registry.log(limit=limit)
-    rows = [
-        {
-            "seq": e.seq,
-            "at": e.at[:19],
-            "actor": e.actor,
-            "action": e.action,
-            "object": e.object,
-            "digest": e.digest[:19],
-        }
-        for e in entries
-    ]
-    return Result({"rows": [e.json() for e in entries]}, table(rows) if rows else "Nothing has happened.")
+    lines = [f"{e.seq:>5}  {e.at[:19]}  {e.actor or '-'}  {e.action}  {e.object}" for e in entries]
+    return Result({"rows": [e.json() for e in entries]}, "\n".join(lines) or "Nothing has happened.")
 
 
 def diff(

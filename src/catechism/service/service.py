@@ -193,7 +193,7 @@ class Service:
         }  # fmt: skip
 
     def log(self, *, limit: int | None = None) -> list[AuditEntry]:
-        """The audit, newest last."""
+        """The audit, newest first."""
         return self.registry.log(limit=limit)
 
     def verify(self) -> Verification:
