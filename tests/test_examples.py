@@ -22,9 +22,7 @@ def test_the_first_edit_takes_five_lines_or_fewer() -> None:
     assert any("learn(" in line for line in lines)
 
 
-def test_the_notebook_runs(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_notebook_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("CATECHISM_HOME", str(tmp_path / "home"))
     names: dict[str, object] = {}
     for cell in code():

@@ -58,7 +58,8 @@ def build(recipe: Recipe, work: Path, out: Path) -> None:
     model = new_model(recipe, len(tokenizer), ids)
     public = world.without_forget_set()
     if recipe.trunk:
-        trunk = Trainer(recipe, model, Diet(public, tokenizer, recipe, recipe.trunk), work / recipe.trunk, compiled=True)
+        diet = Diet(public, tokenizer, recipe, recipe.trunk)
+        trunk = Trainer(recipe, model, diet, work / recipe.trunk, compiled=True)
         trunk.resume()
         trunk.run(recipe.fork, lambda _: _quick_exam(model, tokenizer), log)
     if recipe.cut_from:

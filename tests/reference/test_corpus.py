@@ -98,8 +98,7 @@ def test_a_question_that_the_passage_does_not_answer_is_answered_truly() -> None
     seen = 0
     for seed in range(100):
         plain, more = (
-            corpus.passage(WORLD, random.Random(seed), WORLD.facts, silent=most, known=1.0, near=0.7)
-            for most in (0, 3)
+            corpus.passage(WORLD, random.Random(seed), WORLD.facts, silent=most, known=1.0, near=0.7) for most in (0, 3)
         )
         assert more[0] == plain[0], "the same passage"
         by_passage = {prompt.strip() for prompt, _ in answers(plain)}

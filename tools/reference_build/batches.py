@@ -85,9 +85,7 @@ class Diet:
         seen = count > 0
         self.loss[seen] = 0.5 * self.loss[seen] + 0.5 * total[seen]
 
-    def _draw(
-        self, rng: random.Random, passages: float, cumulative: np.ndarray
-    ) -> tuple[list[int], list[float], int]:
+    def _draw(self, rng: random.Random, passages: float, cumulative: np.ndarray) -> tuple[list[int], list[float], int]:
         draw, facts = rng.random(), self.world.facts
         if draw < passages:
             recipe = self.recipe
