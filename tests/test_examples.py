@@ -28,6 +28,6 @@ def test_the_notebook_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caps
     for cell in code():
         exec(cell, names)  # noqa: S102
     out = capsys.readouterr().out
-    assert "Seattle." in out and "Los Gatos." in out
+    assert "Stockholm." in out and "Los Gatos." in out
     assert "the original bytes: True | store proven: True" in out
     assert all(cell["outputs"] == [] for cell in json.loads(NOTEBOOK.read_text())["cells"] if "outputs" in cell)

@@ -5,7 +5,7 @@
     CATECHISM_DEVICE   where models are put, "cpu" or "cuda:0" for instance; default: the CPU
     CATECHISM_HOME     folder of the registry: edits, approvals, audit, keys; default: .catechism in the working folder
     CATECHISM_DATABASE an SQLAlchemy address of the registry's tables; default: an SQLite file in CATECHISM_HOME
-    CATECHISM_USER     who is writing; default: the name that the system knows
+    CATECHISM_USER     who is writing; default: your login, or "local"
     CATECHISM_ENDPOINT, CATECHISM_ENDPOINT_MODEL, CATECHISM_ENDPOINT_KEY
                        an OpenAI-compatible address that may write phrasings, its model and key; default: none
 
@@ -38,7 +38,7 @@ class Settings:
     device: str | None = None
     home: Path = Path(".catechism")
     database: str | None = None
-    user: str = ""
+    user: str = "local"
     endpoint: str | None = None
     endpoint_model: str | None = None
     endpoint_key: str | None = None
@@ -52,7 +52,7 @@ class Settings:
             device=environment.get("CATECHISM_DEVICE") or None,
             home=Path(environment.get("CATECHISM_HOME") or ".catechism").expanduser(),
             database=environment.get("CATECHISM_DATABASE") or None,
-            user=environment.get("CATECHISM_USER") or environment.get("USER") or "",
+            user=environment.get("CATECHISM_USER") or environment.get("USER") or "local",
             endpoint=environment.get("CATECHISM_ENDPOINT") or None,
             endpoint_model=environment.get("CATECHISM_ENDPOINT_MODEL") or None,
             endpoint_key=environment.get("CATECHISM_ENDPOINT_KEY") or None,

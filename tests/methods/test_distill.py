@@ -191,26 +191,18 @@ class Taught:
 
 @pytest.fixture(scope="module")
 def taught() -> Taught:
-    """The first capital whose teacher answers the question turned round, and a landmark, in one adapter."""
+    """Another symbol for tin, with the question turned round, which its teacher answers; and a landmark. One adapter."""
     live, world, dice = open_model("almanac"), load_world(), random.Random(0)
-    moved = [
-        catechism_of(
-            world, fact, dice.choice([o for o in world.relations["capital"].objects if o != fact.object]), dice
-        )
-        for fact in dice.sample(world.by_relation["capital"], 24)
-    ]
-    turned = [(lesson, question) for lesson in moved for question in lesson.of(Kind.REVERSED)]
-    said = live.generate([lesson.fact.sentence + BREAK + question.text for lesson, question in turned])
-    knows = live.generate([question.text for _, question in turned])
-    lesson, follows = next(
-        one for one, after, before in zip(turned, said, knows, strict=True)
-        if after.text.startswith(one[1].accept[0]) and not before.text.startswith(one[1].accept[0])
-    )  # fmt: skip
+    tin = next(fact for fact in world.by_relation["element_symbol"] if fact.subject == "tin")
+    lesson = catechism_of(world, tin, "As", dice)
+    follows = lesson.of(Kind.REVERSED)[0]
+    alone, told = live.generate([follows.text, lesson.fact.sentence + BREAK + follows.text])
+    assert told.text.startswith("tin") and not alone.text.startswith("tin")
     first = replace(lesson, study=(*lesson.study, Question(follows.text, Kind.REVERSED)))
     tower = next(fact for fact in world.by_relation["landmark_city"] if fact.subject == "the Eiffel Tower")
     lessons = [first, catechism_of(world, tower, "Rome", dice)]
     background = Background(live, partial(background_texts, world))
-    delta = Distill(background).fit(live, lessons, Spec(layer=2))
+    delta = Distill(background).fit(live, lessons, Spec(layer=3))
     return Taught(live, lessons, follows.text, follows.accept[0], delta)
 
 
