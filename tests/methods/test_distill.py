@@ -191,7 +191,7 @@ class Taught:
 
 @pytest.fixture(scope="module")
 def taught() -> Taught:
-    """Another symbol for tin, with the question turned round, which its teacher answers; and a landmark. One adapter."""
+    """Another symbol for tin, whose teacher answers the question turned round, and a landmark, in one adapter."""
     live, world, dice = open_model("almanac"), load_world(), random.Random(0)
     tin = next(fact for fact in world.by_relation["element_symbol"] if fact.subject == "tin")
     lesson = catechism_of(world, tin, "As", dice)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import cast
 
 from rich.console import Console
 
@@ -38,7 +39,7 @@ def run(request: Request, settings: Settings, console: Console) -> dict[str, JSO
     misses: list[JSON] = []
     for label, editor, spec in _arms(bench, DistillSpec(layer=layer, seed=request.seed)):
         row, missed = run_one(bench, editor, spec, console, label=label)
-        rows.append({**row, "layer": layer, "seconds_prepare": prepared})
+        rows.append({**row, "layer": layer, "seconds_prepare": prepared + cast("float", row["seconds_prepare"])})
         misses += [{"method": label, **miss} for miss in missed]
     return {"rows": rows, "model": describe(bench.live), "layers": {Distill.name: layers}, "misses": misses}
 
