@@ -47,11 +47,12 @@ def run(console: Console, settings: Settings, *, page: Path) -> dict[str, JSON]:
         console.print(_table(outcomes))
         released = [o for o in outcomes if o.ending is Ending.RELEASED]
         trace = trace_cause(live, *_traced(outcomes))
-        proof = _roll_back(service, released[0], console) if released else {}
+        changed = [o for o in released[1:] if o.edit is not None and o.edit.artifact is not None]
+        proof = _roll_back(service, changed[-1], console) if changed else {}
         written = write_page(page_of("What the demo's feed did", service, outcomes, trace=trace, proof=proof), page)
         console.print(f"The report: [bold]{written}[/bold]")
-        if len(released) > 1 and released[-1].lesson is not None:
-            prompt = released[-1].lesson.fact.prompt
+        if released and released[0].lesson is not None:
+            prompt = released[0].lesson.fact.prompt
             console.print(f'Now ask:    catechism ask "{prompt}" --explain', markup=False)
         counted: dict[str, JSON] = dict(Counter(o.ending.value for o in outcomes))
         return {
