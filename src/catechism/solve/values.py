@@ -25,9 +25,9 @@ class Search:
     activations and far too small or too large for another's (the scale is 99 in layer 0 of `almanac`).
     """
 
-    steps: int = 40  # published 20 (GPT-2 XL), 25 (Llama)
+    steps: int = 20  # published 20 (GPT-2 XL), 25 (Llama)
     lr: float = 0.8  # length of one Adam step as a share of the fact's scale
-    stop: float = 0.01  # negative log-likelihood per target token at which a fact is done; published 0.05, on the loss
+    stop: float = 0.02  # negative log-likelihood per target token at which a fact is done; published 0.05, on the loss
     clamp: float = 10.0  # largest |value| as a multiple of the fact's scale; published 4
 
 
