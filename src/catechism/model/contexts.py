@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from catechism.model.encoding import positions
+from catechism.model.decoding import Decoding
 from catechism.model.live import LiveModel
 
 #: Words that the published editors let the model go on from (kmeng01/rome, context templates).
@@ -41,15 +41,11 @@ def sample_texts(live: LiveModel, openings: list[str], *, tokens: int, seed: int
     """
     generator = torch.Generator(device="cpu").manual_seed(seed)
     batch = live.encode(openings, side="left")
-    ids, mask = batch["input_ids"], batch["attention_mask"]
-    cache, position, new = None, positions(mask), ids
+    decoding = Decoding(live, batch)
     said: list[list[int]] = [[] for _ in openings]
     going = [True] * len(openings)
     for _ in range(tokens):
-        out = live.model(
-            input_ids=new, attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True
-        )
-        chances = out.logits[:, -1].float().softmax(dim=-1).cpu()
+        chances = decoding.logits().float().softmax(dim=-1).cpu()
         choice = torch.multinomial(chances, 1, generator=generator)[:, 0]
         for i, token in enumerate(choice.tolist()):
             going[i] = going[i] and token not in live.stop_ids
@@ -57,11 +53,10 @@ def sample_texts(live: LiveModel, openings: list[str], *, tokens: int, seed: int
                 said[i].append(token)
         if not any(going):
             break
-        cache, new = out.past_key_values, choice[:, None].to(ids.device)
-        mask = torch.cat([mask, mask.new_ones(len(openings), 1)], dim=1)
-        position = position[:, -1:] + 1
+        decoding.append(choice)
     # Opening and continuation are decoded as one: many tokenizers drop the space in front of a text's first token.
     rows = [
-        [*row[real].tolist(), *more] for row, real, more in zip(ids, batch["attention_mask"].bool(), said, strict=True)
+        [*row[real].tolist(), *more]
+        for row, real, more in zip(batch["input_ids"], batch["attention_mask"].bool(), said, strict=True)
     ]
     return live.tokenizer.batch_decode(rows, skip_special_tokens=True, clean_up_tokenization_spaces=False)

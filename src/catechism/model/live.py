@@ -16,6 +16,7 @@ from catechism.arch import Anatomy, anatomy
 from catechism.delta import Delta
 from catechism.errors import UsageError
 from catechism.model import encoding
+from catechism.model.decoding import Decoding
 from catechism.model.surgery import Applied, Surgeon
 from catechism.model.trace import select_logits
 
@@ -172,18 +173,11 @@ class LiveModel:
         return [done[i] for i in range(len(prompts))]
 
     def _greedy(self, rows: Sequence[tuple[int, ...]], max_new_tokens: int) -> list[Completion]:
-        batch = self._pad(rows, "left")
-        ids, mask = batch["input_ids"], batch["attention_mask"]
-        position = encoding.positions(mask)
-        stop_ids, cache = self.stop_ids, None
+        decoding, stop_ids = Decoding(self, self._pad(rows, "left")), self.stop_ids
         said: list[list[int]] = [[] for _ in rows]
         stopped, running = [False] * len(rows), [max_new_tokens > 0] * len(rows)
         while any(running):
-            with select_logits(self, range(len(rows)), [-1] * len(rows)):
-                out = self.model(
-                    input_ids=ids, attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True
-                )
-            choice = out.logits.argmax(dim=-1)  # (b,)
+            choice = decoding.logits().argmax(dim=-1)  # (b,)
             for i, token in enumerate(choice.tolist()):
                 if not running[i]:
                     continue
@@ -193,9 +187,7 @@ class LiveModel:
                 said[i].append(token)
                 full = len(rows[i]) + len(said[i]) > self.max_tokens  # no position left to read this token from
                 running[i] = len(said[i]) < max_new_tokens and not full
-            cache, ids = out.past_key_values, choice[:, None]
-            mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
-            position = (position[:, -1:] + 1).clamp_max(self.max_tokens - 1)
+            decoding.append(choice)
         return [
             Completion(self._decode(tokens), stop, tuple(tokens)) for tokens, stop in zip(said, stopped, strict=True)
         ]
