@@ -54,6 +54,7 @@ class Kind(StrEnum):
     PARAPHRASE = "paraphrase"  # another phrasing, statement or question; must give the new object
     REVERSED = "reversed"  # asks for the subject from the new object
     ONE_HOP = "one_hop"  # needs the fact and one more
+    MULTI_HOP = "multi_hop"  # needs the fact and two more or more
     ALIAS = "alias"  # the subject under another name
     NEIGHBOUR = "neighbour"  # another subject, same relation; must not move
     SUBJECT = "subject"  # same subject, another relation; must not move

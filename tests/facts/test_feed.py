@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from catechism.errors import BadFact, BadFeed
-from catechism.facts import feed, read_feed, write_feed
+from catechism.facts import lines, read_feed, write_feed
 from catechism.facts.row import KEYS, dump_row, parse_row
 from catechism.types import Catechism, Fact, Kind, Question
 
@@ -26,6 +26,9 @@ ROW: dict[str, object] = {
     "aliases": ["the French Republic"],
     "reversed": ["Lyon is the capital of", {"prompt": "Which country has Lyon as capital?", "answer": "France"}],
     "one_hop": [{"prompt": "The river through the capital of {} is the", "answer": ["Rhone", "Rhône"]}],
+    "multi_hop": [
+        {"prompt": "The sea that the river through the capital of {} runs to is the", "answer": "Mediterranean"}
+    ],
     "neighbours": ["The capital of Italy is", {"prompt": "The capital of Spain is", "answer": "Madrid"}],
     "same_subject": [{"prompt": "The currency of {} is the", "answer": "euro"}],
     "unrelated": ["Water boils at"],
@@ -64,6 +67,9 @@ def test_a_full_row_becomes_the_questions_of_its_fact(tmp_path: Path) -> None:
         Question("Lyon is the capital of", Kind.REVERSED, ("France", "the French Republic")),
         Question("Which country has Lyon as capital?", Kind.REVERSED, ("France",)),
         Question("The river through the capital of France is the", Kind.ONE_HOP, ("Rhone", "Rhône")),
+        Question(
+            "The sea that the river through the capital of France runs to is the", Kind.MULTI_HOP, ("Mediterranean",)
+        ),
         Question("The capital of Italy is", Kind.NEIGHBOUR),
         Question("The capital of Spain is", Kind.NEIGHBOUR, ("Madrid",)),
         Question("The currency of France is the", Kind.SUBJECT, ("euro",)),
@@ -132,7 +138,7 @@ def test_a_fact_that_cannot_be_used_is_refused_by_name(tmp_path: Path, change: d
         ({**MINIMAL, "id": True}, "must be a text, got true or false"),
         ({**MINIMAL, "one_hop": ["Who?"]}, "has no answer"),
         ({**MINIMAL, "neighbours": [{"text": "x"}]}, "Give it 'prompt'"),
-        ({**MINIMAL, "unrelated": ["x" * (feed.MAX_LINE_BYTES + 1)]}, "longer than 1048576 bytes"),
+        ({**MINIMAL, "unrelated": ["x" * (lines.MAX_LINE_BYTES + 1)]}, "longer than 1048576 bytes"),
     ],
 )
 def test_a_row_that_cannot_be_read_is_refused_by_name(tmp_path: Path, row: object, words: str) -> None:
@@ -181,7 +187,7 @@ def test_a_missing_file_and_a_folder_are_refused_at_once(tmp_path: Path) -> None
 
 
 def test_bad_rows_can_be_collected(tmp_path: Path) -> None:
-    long = json.dumps({**MINIMAL, "unrelated": ["x" * (3 * feed.MAX_LINE_BYTES)]})
+    long = json.dumps({**MINIMAL, "unrelated": ["x" * (3 * lines.MAX_LINE_BYTES)]})
     path = feed_file(tmp_path, MINIMAL, "{", long, {**MINIMAL, "subject": "z"}, MINIMAL)
     errors: list[BadFeed | BadFact] = []
     assert [c.fact.id for c in read_feed(path, on_error=errors.append)] == ["1", "5"]

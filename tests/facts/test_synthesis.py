@@ -34,7 +34,7 @@ def test_a_fact_alone_has_its_canonical_question() -> None:
 def test_the_bank_writes_every_kind() -> None:
     catechism = made(replace(LYON, object="Milan"))
     assert catechism.questions[0].text == LYON.prompt
-    assert {q.kind for q in catechism.questions} == set(Kind) - {Kind.ALIAS}
+    assert {q.kind for q in catechism.questions} == set(Kind) - {Kind.ALIAS, Kind.MULTI_HOP}
     assert {q.origin for q in catechism.questions[1:]} == {"template"}
     assert {q.accept for q in catechism.of(Kind.PARAPHRASE)} == {("Milan",)}
     assert texts(catechism, Kind.REVERSED) == ["Milan is the capital of"]

@@ -21,7 +21,7 @@ from catechism.types import JSON, UNMOVED, Catechism, Fact, Kind, Question
 REQUIRED = ("prompt", "subject", "new_object")
 KEYS = (
     *REQUIRED,
-    *("old_object", "accept", "reject", "paraphrases", "reversed", "one_hop", "aliases"),
+    *("old_object", "accept", "reject", "paraphrases", "reversed", "one_hop", "multi_hop", "aliases"),
     *("neighbours", "same_subject", "unrelated", "counterfactuals", "negatives", "study", "relation", "id"),
     *provenance.KEYS,
 )
@@ -126,6 +126,7 @@ def dump_row(catechism: Catechism) -> dict[str, JSON]:
 _ASKED: Mapping[str, Kind] = {
     "reversed": Kind.REVERSED,
     "one_hop": Kind.ONE_HOP,
+    "multi_hop": Kind.MULTI_HOP,
     "neighbours": Kind.NEIGHBOUR,
     "same_subject": Kind.SUBJECT,
     "unrelated": Kind.UNRELATED,
@@ -133,9 +134,9 @@ _ASKED: Mapping[str, Kind] = {
     "negatives": Kind.NEGATIVE,
 }
 #: Lists about the subject itself, where ``{}`` stands for it.
-_ABOUT_SUBJECT = frozenset({"paraphrases", "one_hop", "same_subject", "counterfactuals"})
+_ABOUT_SUBJECT = frozenset({"paraphrases", "one_hop", "multi_hop", "same_subject", "counterfactuals"})
 #: Kinds that are nothing without an answer.
-_NEEDS_ANSWER = frozenset({Kind.ONE_HOP, Kind.COUNTERFACTUAL})
+_NEEDS_ANSWER = frozenset({Kind.ONE_HOP, Kind.MULTI_HOP, Kind.COUNTERFACTUAL})
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from catechism.types import UNMOVED, Catechism, Fact, Kind, Question
 
 #: The order of questions in an exam, that of a feed row.
 ORDER = (
-    *(Kind.REWRITE, Kind.PARAPHRASE, Kind.ALIAS, Kind.REVERSED, Kind.ONE_HOP),
+    *(Kind.REWRITE, Kind.PARAPHRASE, Kind.ALIAS, Kind.REVERSED, Kind.ONE_HOP, Kind.MULTI_HOP),
     *(Kind.NEIGHBOUR, Kind.SUBJECT, Kind.UNRELATED, Kind.COUNTERFACTUAL, Kind.NEGATIVE),
 )
 MAX_TEXT_CHARS = 500  # of a question that nobody typed
