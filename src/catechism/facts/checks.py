@@ -78,4 +78,4 @@ def kind_of(value: object) -> str:
 def script_of(text: str) -> str:
     """The script of a text's first letter, ``LATIN`` for instance; "" where it has no letter."""
     letter = next((char for char in text if char.isalpha()), "")
-    return unicodedata.name(letter, "").partition(" ")[0]
+    return unicodedata.name(letter, "").partition(" ")[0] if letter else ""

@@ -14,26 +14,14 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from io import BufferedReader
 from pathlib import Path
-from typing import NoReturn, cast
 
 from catechism.errors import BadFact, BadFeed
 from catechism.facts.cells import csv_rows
-from catechism.facts.checks import MAX_LINE_BYTES, line_text
+from catechism.facts.lines import json_object, numbered_lines
 from catechism.facts.risk import raise_risk
 from catechism.facts.row import dump_row, parse_row
 from catechism.hashing import PREFIX
 from catechism.types import Catechism, Source
-
-#: First bytes of files that are not UTF-8 text, with the command that makes them so.
-_FOREIGN: tuple[tuple[bytes, str, str], ...] = (
-    (b"\x1f\x8b", "gzip-compressed", "gunzip"),
-    (b"BZh", "bzip2-compressed", "bunzip2"),
-    (b"\xfd7zXZ", "xz-compressed", "unxz"),
-    (b"\x28\xb5\x2f\xfd", "zstd-compressed", "unzstd"),
-    (b"PK\x03\x04", "a zip archive", "unzip"),
-    (b"\xff\xfe", "UTF-16", "iconv -f UTF-16 -t UTF-8 IN > OUT"),
-    (b"\xfe\xff", "UTF-16", "iconv -f UTF-16 -t UTF-8 IN > OUT"),
-)
 
 
 def utc_now() -> datetime:
@@ -143,61 +131,20 @@ def _json_rows(lines: Iterator[tuple[int, bytes]]) -> Iterator[tuple[int, dict[s
     for number, raw in lines:
         if raw.strip():
             try:
-                row: dict[str, object] | BadFeed = _json_object(raw)
+                row: dict[str, object] | BadFeed = json_object(raw)
             except BadFeed as error:
                 row = error
             yield number, row
 
 
 def _lines(path: Path, file: BufferedReader) -> Iterator[tuple[int, bytes]]:
-    """Numbered lines. Of a line over the limit only the first `MAX_LINE_BYTES` + 1 bytes come."""
-    number, blank = 0, True
-    while raw := file.readline(MAX_LINE_BYTES + 1):
-        number += 1
-        rest = raw
-        while len(rest) > MAX_LINE_BYTES and not rest.endswith(b"\n"):
-            rest = file.readline(MAX_LINE_BYTES + 1)
-        if number == 1:
-            raw = raw.removeprefix(b"\xef\xbb\xbf")  # the mark that some editors put before UTF-8
+    """Numbered lines of a file that is no JSON list."""
+    blank = True
+    for number, raw in numbered_lines(path, file):
         if blank and raw.strip():
-            _refuse_foreign(path, raw)
+            if raw.lstrip().startswith(b"["):
+                raise BadFeed(
+                    f"{path} holds one JSON list, not one object on each line. Convert it: jq -c '.[]' IN > OUT"
+                )
             blank = False
         yield number, raw
-
-
-def _refuse_foreign(path: Path, raw: bytes) -> None:
-    for magic, what, command in _FOREIGN:
-        if raw.startswith(magic):
-            raise BadFeed(f"{path} is {what}, not UTF-8 text. Convert it first: {command}")
-    if raw.lstrip().startswith(b"["):
-        raise BadFeed(f"{path} holds one JSON list, not one object on each line. Convert it: jq -c '.[]' IN > OUT")
-
-
-def _json_object(raw: bytes) -> dict[str, object]:
-    text = line_text(raw).rstrip()
-    try:
-        value = json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant)
-    except BadFeed:
-        raise
-    except json.JSONDecodeError as error:
-        raise BadFeed(
-            f"Not JSON: {error.msg} at column {error.colno}. Write each row as one JSON object on one line."
-        ) from None
-    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, lists nested without end
-        raise BadFeed(f"Not usable as JSON: {error}. Write each row as one flat JSON object.") from None
-    if not isinstance(value, dict):
-        raise BadFeed(f'The row is a {type(value).__name__}, not an object. Write {{"prompt": ..., ...}}.')
-    return cast("dict[str, object]", value)
-
-
-def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise BadFeed(f"The key {twice!r} stands there twice. Remove one of them.")
-    return found
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise BadFeed(f"{name} is not JSON. Remove it or put it in quotes.")
