@@ -24,7 +24,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "arch": {"types", "errors"},
     "model": BASICS | {"arch", "delta"},
     "facts": BASICS | {"matching"},
-    "evaluate": BASICS | {"matching", "model"},
+    "datasets": BASICS | {"matching", "facts"},
+    "evaluate": BASICS | {"matching", "model", "datasets"},
     "reference": BASICS | {"arch", "model"},
     "methods": BASICS | {"solve", "model", "delta", "arch"},
     "locate": BASICS | {"solve", "model", "delta", "arch"},
@@ -34,7 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"matching", "settings", "evaluate", "methods", "locate", "facts", "registry", "reference", "model", "delta"}
     | {"page"},
 }
-MAY_IMPORT["bench"] = MAY_IMPORT["service"] | {"service"}
+MAY_IMPORT["bench"] = MAY_IMPORT["service"] | {"service", "datasets"}
 MAY_IMPORT["cli"] = set(MAY_IMPORT) | {"__init__"}
 MAY_IMPORT["__init__"] = set(MAY_IMPORT) - {"cli"}  # looked up on first use
 
@@ -45,6 +46,7 @@ LIBRARIES: dict[str, set[str]] = {
     "hashing": set(),
     "matching": set(),
     "facts": {"httpx"},
+    "datasets": set(),
     "settings": {"platformdirs"},
     "solve": {"torch", "jaxtyping"},
     "delta": {"torch", "safetensors", "jaxtyping"},

@@ -8,9 +8,9 @@ from typing import NoReturn, cast
 
 import typer
 
-from catechism.cli import arch, ask, bench, demo, doctor, edits, explain, models, store
+from catechism.cli import arch, ask, bench, datasets, demo, doctor, edits, explain, models, store
 from catechism.cli.output import report_error
-from catechism.errors import UsageError
+from catechism.errors import Interrupted, UsageError
 
 app = typer.Typer(
     name="catechism",
@@ -21,7 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for room in (demo, edits, ask, store, models, bench, arch, doctor, explain):
+for room in (demo, edits, ask, store, models, bench, datasets, arch, doctor, explain):
     room.register(app)
 
 # typer exports only this one of the parser's errors; its base is what they all have in common.
@@ -34,10 +34,15 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         code = app(words, prog_name="catechism", standalone_mode=False)
     except _ParserError as error:
-        sys.exit(_usage(error, as_json="--json" in words))
-    except typer.Abort:
-        code = 1
+        code = _usage(error, as_json="--json" in words)
+    except (KeyboardInterrupt, typer.Abort):  # the parser turns the one into the other
+        code = _interrupted(as_json="--json" in words)
     sys.exit(code or 0)
+
+
+def _interrupted(*, as_json: bool) -> int:
+    report_error(Interrupted.code, str(Interrupted()), sys.stdout.write if as_json else None)
+    return Interrupted.exit_code
 
 
 def _usage(error: BaseException, *, as_json: bool) -> int:
