@@ -246,7 +246,7 @@ def test_a_header_without_its_fields_or_with_more_is_refused(tmp_path: Path, cha
 
 def test_a_file_of_a_later_version_says_how_to_upgrade(tmp_path: Path) -> None:
     with pytest.raises(UnsafeDelta, match="pip install -U catechism"):
-        load(with_header(save(delta(), tmp_path / "a"), {"version": 2}))
+        load(with_header(save(delta(), tmp_path / "a"), {"version": 3}))
 
 
 def test_a_header_of_deep_brackets_is_refused(tmp_path: Path) -> None:

@@ -11,13 +11,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from catechism.delta.low_rank import DTYPES, LowRank, tensor_bytes
-from catechism.errors import ShapeMismatch, UsageError, WrongBase
+from catechism.delta.low_rank import LowRank, tensor_bytes
+from catechism.delta.part import Part, check_key, plus
+from catechism.errors import UsageError, WrongBase
 from catechism.hashing import canonical_json, digest_bytes
 from catechism.types import JSON
 
 FORMAT = "catechism.delta"
-VERSION = 1
+VERSION = 2  # 1 where every part is low rank: such files are what they were, and older releases read them
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,27 +27,25 @@ class Delta:
 
     Attributes:
         base: address of the base model's weights, ``sha256:…``. A delta fits no other weights.
-        parts: one change per matrix, keyed by the matrix's address (the module's full name for a linear map; a slice
-            of rows or one expert of a fused parameter carries an index in brackets). Kept sorted by address.
+        parts: the changes by key, see `catechism.delta.part`: the matrix's address (the module's full name for a linear
+            map; a slice of rows or one expert of a fused parameter carries an index in brackets), with ``#`` and a name
+            after it for a memory beside the matrix, without it for text beside the model. Kept sorted.
         info: where it came from: method, settings, digest of the facts, seed, locus. Plain JSON; copied.
 
     Raises:
-        UsageError: `base` or an address is empty, or `info` is not JSON.
-        ShapeMismatch: a part is not a `LowRank`.
+        UsageError: `base` or a key is empty, or `info` is not JSON.
+        ShapeMismatch: a part is of no kind that there is, or stands under the key of another kind.
     """
 
     base: str
-    parts: Mapping[str, LowRank]
+    parts: Mapping[str, Part]
     info: Mapping[str, JSON] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.base:
             raise UsageError("A delta names its base model, got an empty string. Give the digest of the base weights.")
-        for address, part in self.parts.items():
-            if not isinstance(address, str) or not address:
-                raise UsageError(f"A part is keyed by the address of its matrix, got {address!r}. Give a full name.")
-            if not isinstance(part, LowRank):
-                raise ShapeMismatch(f"The part {address!r} is a {type(part).__name__}. Make it a LowRank(A, B).")
+        for key, part in self.parts.items():
+            check_key(key, part)
         try:
             info = json.loads(canonical_json(dict(self.info)))
         except (TypeError, ValueError) as problem:
@@ -58,30 +57,28 @@ class Delta:
 
     def header(self) -> dict[str, JSON]:
         """Everything but the numbers, as JSON: what a file says in front of its tensors."""
-        parts: dict[str, JSON] = {
-            address: {"kind": part.kind, "shape": list(part.shape), "rank": part.rank, "dtype": DTYPES[part.dtype]}
-            for address, part in self.parts.items()
-        }
+        parts: dict[str, JSON] = {key: part.header() for key, part in self.parts.items()}
+        version = 1 if all(isinstance(part, LowRank) for part in self.parts.values()) else VERSION
         return {
-            "format": FORMAT, "version": VERSION, "base": self.base, "info": dict(self.info), "parts": parts,
+            "format": FORMAT, "version": version, "base": self.base, "info": dict(self.info), "parts": parts,
         }  # fmt: skip
 
     @cached_property
     def digest(self) -> str:
-        """Address of this change: sha256 of the canonical header, then of A and B of every part by address.
+        """Address of this change: sha256 of the canonical header, then of the tensors of every part by key.
 
         The header states every shape and dtype, so the borders between the tensors count.
         """
-        tensors = (tensor for part in self.parts.values() for tensor in (part.A, part.B))
+        tensors = (tensor for part in self.parts.values() for _, tensor in sorted(part.tensors().items()))
         return digest_bytes(canonical_json(self.header()), *(tensor_bytes(tensor) for tensor in tensors))
 
     @property
     def nbytes(self) -> int:
-        """Size of all factors in bytes."""
+        """Size of all tensors in bytes."""
         return sum(part.nbytes for part in self.parts.values())
 
     def is_finite(self) -> bool:
-        """False if any factor holds NaN or infinity."""
+        """False if any part holds NaN or infinity."""
         return all(part.is_finite() for part in self.parts.values())
 
     def __add__(self, other: Delta) -> Delta:
@@ -89,7 +86,7 @@ class Delta:
 
         Raises:
             WrongBase: the two were made for different base models.
-            ShapeMismatch: they disagree on the shape of a matrix.
+            ShapeMismatch: they disagree on the shape of a matrix, or on the settings of a memory.
         """
         if self.base != other.base:
             raise WrongBase(
@@ -97,17 +94,17 @@ class Delta:
                 "Fit both on the same base model."
             )
         parts = dict(self.parts)
-        for address, part in other.parts.items():
-            parts[address] = parts[address] + part if address in parts else part
+        for key, part in other.parts.items():
+            parts[key] = plus(parts[key], part) if key in parts else part
         return Delta(self.base, parts, {"sum": [*_summands(self), *_summands(other)]})
 
     def scaled(self, s: float) -> Delta:
         """The change times `s`. `info` names the delta it was made from.
 
         Raises:
-            NonFiniteDelta: `s` is NaN or infinite.
+            NonFiniteDelta: `s` is NaN or infinite, or neither 0 nor 1 where there is text.
         """
-        parts = {address: part.scaled(s) for address, part in self.parts.items()}
+        parts = {key: part.scaled(s) for key, part in self.parts.items()}
         return Delta(self.base, parts, {"scaled": self.digest, "by": float(s)})
 
 

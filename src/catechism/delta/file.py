@@ -18,13 +18,22 @@ import torch
 from torch import Tensor
 
 from catechism.delta.delta import FORMAT, VERSION, Delta
-from catechism.delta.low_rank import DTYPES, LowRank, tensor_bytes
-from catechism.errors import CatechismError, DeltaCorrupt, NonFiniteDelta, UnsafeDelta, WrongBase
+from catechism.delta.low_rank import tensor_bytes
+from catechism.delta.part import Part, build, tensor_names
+from catechism.delta.piece import STORED
+from catechism.errors import (
+    CatechismError,
+    DeltaCorrupt,
+    NonFiniteDelta,
+    UnsafeDelta,
+    WrongBase,
+)
 from catechism.hashing import canonical_json
 from catechism.types import JSON
 
 _METADATA = "__metadata__"
-_TORCH_DTYPES = {name: dtype for dtype, name in DTYPES.items()}
+_TORCH_DTYPES = {name: dtype for dtype, name in STORED.items()}
+_VERSIONS = range(1, VERSION + 1)
 _PICKLES = (b"\x80", b"PK\x03\x04")  # a bare pickle (protocol 2 and up) and a torch.save archive
 _AGAIN = "Copy the file again from where it was made, or fit the delta anew."
 
@@ -94,8 +103,8 @@ def write_atomically(path: Path, *chunks: bytes | memoryview) -> Path:
 def _encode(delta: Delta) -> tuple[bytes, list[Tensor]]:
     """The bytes before the tensors, and the tensors in the order of the file."""
     tensors: dict[str, Tensor] = {}
-    for address, part in delta.parts.items():
-        tensors[f"{address}.A"], tensors[f"{address}.B"] = part.A, part.B
+    for key, part in delta.parts.items():
+        tensors.update((f"{key}.{name}", tensor) for name, tensor in part.tensors().items())
     # wide elements first keeps every tensor aligned, as the safetensors format asks for
     names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
     document = canonical_json({**delta.header(), "digest": delta.digest}).decode()
@@ -104,7 +113,7 @@ def _encode(delta: Delta) -> tuple[bytes, list[Tensor]]:
     for name in names:
         tensor = tensors[name]
         end = offset + tensor.numel() * tensor.element_size()
-        entries[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [offset, end]}
+        entries[name] = {"dtype": STORED[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [offset, end]}
         offset = end
     header = canonical_json(entries)
     header += b" " * (-len(header) % 8)
@@ -153,10 +162,10 @@ def _delta_header(path: Path, entries: dict[str, JSON]) -> dict[str, JSON]:
     header = _json_object(document.encode(errors="replace"))
     if header is None:
         raise DeltaCorrupt(f"{path}: the {FORMAT} header is not JSON. {_AGAIN}")
-    if header.get("format") != FORMAT or header.get("version") != VERSION:
+    if header.get("format") != FORMAT or header.get("version") not in _VERSIONS:
         raise UnsafeDelta(
             f"{path}: format {header.get('format')!r} version {header.get('version')!r}, this release reads "
-            f"{FORMAT!r} version {VERSION}. Upgrade with `pip install -U catechism`."
+            f"{FORMAT!r} up to version {VERSION}. Upgrade with `pip install -U catechism`."
         )
     return header
 
@@ -166,45 +175,42 @@ def _decode(path: Path, raw: bytearray, entries: dict[str, JSON], start: int, he
     base, info, parts = header.get("base"), header.get("info"), header.get("parts")
     if not isinstance(base, str) or not isinstance(info, dict) or not isinstance(parts, dict):
         raise DeltaCorrupt(f"{path}: the {FORMAT} header lacks base, info or parts. {_AGAIN}")
-    built: dict[str, LowRank] = {}
-    for address, claim in parts.items():
-        A = _tensor(path, raw, entries, start, f"{address}.A")
-        B = _tensor(path, raw, entries, start, f"{address}.B")
-        found = {"kind": LowRank.kind, "shape": [A.shape[0], B.shape[1]], "rank": B.shape[0], "dtype": DTYPES[A.dtype]}
-        if claim != found or A.shape[1] != B.shape[0]:
-            raise DeltaCorrupt(f"{path}: the header says {address!r} is {claim}, its tensors are {found}. {_AGAIN}")
-        built[address] = _part(path, address, A, B)
+    built: dict[str, Part] = {}
+    for key, claim in parts.items():
+        try:
+            names = tensor_names(claim)
+            part = build(claim, {name: _tensor(path, raw, entries, start, f"{key}.{name}") for name in names})
+        except DeltaCorrupt:
+            raise
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as problem:  # also our own errors
+            raise DeltaCorrupt(f"{path}: {key!r} is {claim}: {problem!r}. {_AGAIN}") from problem
+        if part.header() != claim:
+            raise DeltaCorrupt(f"{path}: the header says {key!r} is {claim}, its tensors are {part.header()}. {_AGAIN}")
+        built[key] = part
     try:
         return Delta(base, built, cast("dict[str, JSON]", info))
     except CatechismError as problem:
         raise DeltaCorrupt(f"{path}: {problem} {_AGAIN}") from problem
 
 
-def _part(path: Path, address: str, A: Tensor, B: Tensor) -> LowRank:
-    try:
-        return LowRank(A, B)
-    except CatechismError as problem:
-        raise DeltaCorrupt(f"{path}: {address!r}: {problem} {_AGAIN}") from problem
-
-
 def _tensor(path: Path, raw: bytearray, entries: dict[str, JSON], start: int, name: str) -> Tensor:
-    """A copy of one matrix of the file, after checking that its entry describes bytes that are there."""
+    """A copy of one tensor of the file, after checking that its entry describes bytes that are there."""
     entry = entries.get(name)
     match entry:
-        case {"dtype": str(kind), "shape": [int(rows), int(columns)], "data_offsets": [int(begin), int(end)]} if (
-            kind in _TORCH_DTYPES and rows >= 0 and columns >= 0 and 0 <= begin <= end <= len(raw) - start
+        case {"dtype": str(kind), "shape": [*shape], "data_offsets": [int(begin), int(end)]} if (
+            kind in _TORCH_DTYPES
+            and all(isinstance(length, int) and 0 <= length <= len(raw) * 1024 for length in shape)
+            and 0 <= begin <= end <= len(raw) - start
         ):
             dtype = _TORCH_DTYPES[kind]
         case _:
-            raise DeltaCorrupt(f"{path}: no usable matrix {name!r}, got {entry}; the file may be cut off. {_AGAIN}")
-    count = math.prod((rows, columns))
-    if count * dtype.itemsize != end - begin or max(rows, columns) > len(raw) * 1024:
-        raise DeltaCorrupt(
-            f"{path}: the header says {name!r} is {kind} {[rows, columns]}, its bytes are {end - begin}. {_AGAIN}"
-        )
+            raise DeltaCorrupt(f"{path}: no usable tensor {name!r}, got {entry}; the file may be cut off. {_AGAIN}")
+    count = math.prod(shape)
+    if len(shape) not in (1, 2, 3) or count * dtype.itemsize != end - begin:
+        raise DeltaCorrupt(f"{path}: the header says {name!r} is {kind} {shape}, its bytes are {end - begin}. {_AGAIN}")
     if count == 0:
-        return torch.empty(rows, columns, dtype=dtype)
-    return torch.frombuffer(raw, dtype=dtype, count=count, offset=start + begin).reshape(rows, columns).clone()
+        return torch.empty(shape, dtype=dtype)
+    return torch.frombuffer(raw, dtype=dtype, count=count, offset=start + begin).reshape(shape).clone()
 
 
 def _json_object(text: bytes | bytearray) -> dict[str, JSON] | None:

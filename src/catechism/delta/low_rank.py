@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from catechism.errors import BadSpec, NonFiniteDelta, ShapeMismatch
+from catechism.types import JSON
 
 #: The element types a delta may have, with their names in a safetensors header.
 DTYPES: dict[torch.dtype, str] = {
@@ -104,10 +105,11 @@ class LowRank:
         """False if a factor holds NaN or infinity."""
         return bool(torch.isfinite(self.A).all() and torch.isfinite(self.B).all())
 
-    def equals(self, other: LowRank) -> bool:
+    def equals(self, other: object) -> bool:
         """Same dtype, same shapes and the same bytes in both factors (so -0.0 is not 0.0)."""
         return (
-            self.dtype == other.dtype
+            isinstance(other, LowRank)
+            and self.dtype == other.dtype
             and self.A.shape == other.A.shape
             and self.B.shape == other.B.shape
             and tensor_bytes(self.A) == tensor_bytes(other.A)
@@ -165,6 +167,14 @@ class LowRank:
         root = S[:k].sqrt()
         dtype = torch.promote_types(self.dtype, torch.float32)
         return LowRank((Q_A @ (U[:, :k] * root)).to(dtype), ((root[:, None] * Vh[:k]) @ Q_B.T).to(dtype))
+
+    def header(self) -> dict[str, JSON]:
+        """Kind, shape, rank and dtype."""
+        return {"kind": self.kind, "shape": list(self.shape), "rank": self.rank, "dtype": DTYPES[self.dtype]}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The factors by name."""
+        return {"A": self.A, "B": self.B}
 
     def _triangular(self) -> tuple[Tensor, Tensor, Tensor]:
         """Q_A, R_A R_B^T and Q_B in float64, with A B = Q_A (R_A R_B^T) Q_B^T."""

@@ -19,6 +19,7 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from catechism.delta.delta import FORMAT, Delta
+from catechism.delta.dense import Dense
 from catechism.delta.file import write_atomically
 from catechism.delta.low_rank import DTYPES, LowRank, tensor_bytes
 from catechism.errors import (
@@ -76,7 +77,7 @@ def to_peft(
 
     Raises:
         NonFiniteDelta: the delta holds NaN or infinity.
-        ShapeMismatch: a part cannot be said as a change of a whole module.
+        ShapeMismatch: a part is not low rank, or cannot be said as a change of a whole module.
         UsageError: the delta has no parts.
     """
     if not delta.is_finite():
@@ -142,6 +143,12 @@ def _whole_modules(delta: Delta, full_rows: Mapping[str, int]) -> dict[str, LowR
     """The delta's parts as changes of whole modules; slices of one module become one part."""
     modules: dict[str, LowRank] = {}
     for address, part in delta.parts.items():
+        if not isinstance(part, LowRank):
+            fix = "Make it low rank with `Dense.factored`, or ship" if isinstance(part, Dense) else "Ship"
+            raise ShapeMismatch(
+                f"{address!r} is of kind {part.kind!r}, and a PEFT adapter holds low-rank changes alone. "
+                f"{fix} this delta as a file with `catechism.delta.save`."
+            )
         module, whole = address, part
         if "[" in address:
             module, whole = _padded_slice(address, part, full_rows)

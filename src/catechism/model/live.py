@@ -16,7 +16,9 @@ from catechism.arch import Anatomy, anatomy
 from catechism.delta import Delta
 from catechism.errors import UsageError
 from catechism.model import encoding
+from catechism.model.beside import Beside
 from catechism.model.decoding import Decoding
+from catechism.model.retrieval import with_contexts
 from catechism.model.surgery import Applied, Surgeon
 from catechism.model.trace import select_logits
 
@@ -45,12 +47,16 @@ class TargetScore:
         mean: `logprob` per token.
         tokens: number of target tokens.
         argmax_match: whether every target token is the model's first choice.
+        accuracy: share of the target's tokens that are the model's first choice.
+        choices: the model's first choice in the place of every target token.
     """
 
     logprob: float
     mean: float
     tokens: int
     argmax_match: bool
+    accuracy: float
+    choices: tuple[int, ...]
 
 
 class LiveModel:
@@ -64,7 +70,8 @@ class LiveModel:
         self.tokenizer = tokenizer
         self.name = name
         self.anatomy: Anatomy = anatomy(model)
-        self._surgeon = Surgeon(model, self.anatomy.matrix)
+        self.beside = Beside(self.anatomy)
+        self._surgeon = Surgeon(model, self.anatomy.matrix, self.beside)
 
     # -- what it is ------------------------------------------------------------------------------------------------
 
@@ -162,8 +169,10 @@ class LiveModel:
     def generate(self, prompts: Sequence[str], *, max_new_tokens: int = 24, batch_size: int = 64) -> list[Completion]:
         """Greedy continuation of every prompt up to the model's own stop, in the order of the prompts.
 
-        Prompts of like length go together, so that little of a batch is padding.
+        Prompts of like length go together, so that little of a batch is padding. Where texts are on the model, a prompt
+        that one belongs to is asked with it.
         """
+        prompts = self._in_context(prompts)
         rows = encoding.rows(self.tokenizer, prompts)
         encoding.check_length(rows, self.max_tokens)
         done: dict[int, Completion] = {}
@@ -192,6 +201,10 @@ class LiveModel:
             Completion(self._decode(tokens), stop, tuple(tokens)) for tokens, stop in zip(said, stopped, strict=True)
         ]
 
+    def _in_context(self, prompts: Sequence[str]) -> Sequence[str]:
+        """The prompts as they are asked, with the kept texts that belong to them."""
+        return with_contexts(self, self.beside.contexts, prompts) if self.beside.contexts else prompts
+
     def _decode(self, tokens: Sequence[int]) -> str:
         text = self.tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return str(text).strip()
@@ -200,21 +213,40 @@ class LiveModel:
     def score(self, prompts: Sequence[str], targets: Sequence[str], *, batch_size: int = 64) -> list[TargetScore]:
         """Teacher-forced score of every target after its prompt, in order.
 
+        A prompt is asked as in `generate`: with the texts that belong to it, and memories go by its tokens alone.
+
         Raises: BadFact for an empty target; UsageError for a row longer than the model's window.
         """
-        rows, spans = encoding.target_spans(self.tokenizer, prompts, targets)
+        rows, spans = encoding.target_spans(self.tokenizer, self._in_context(prompts), targets)
         encoding.check_length(rows, self.max_tokens)
         done: dict[int, TargetScore] = {}
         for batch in _by_length([row.ids for row in rows], batch_size):
-            parts = self._token_logprobs([rows[i].ids for i in batch], [spans[i] for i in batch])
-            for i, (logprobs, match) in zip(batch, parts, strict=True):
-                total = float(logprobs.sum())
-                done[i] = TargetScore(total, total / len(logprobs), len(logprobs), bool(match.all()))
+            with self.beside.memories.prompts([spans[i][0] for i in batch]):
+                parts = self._token_logprobs([rows[i].ids for i in batch], [spans[i] for i in batch])
+            for i, (logprobs, choices) in zip(batch, parts, strict=True):
+                total, chosen, (start, end) = float(logprobs.sum()), tuple(choices.tolist()), spans[i]
+                right = sum(a == b for a, b in zip(chosen, rows[i].ids[start:end], strict=True))
+                n = len(chosen)
+                done[i] = TargetScore(total, total / n, n, right == n, right / n, chosen)
         return [done[i] for i in range(len(rows))]
+
+    @torch.no_grad()
+    def next_logprobs(self, prompts: Sequence[str], *, batch_size: int = 64) -> Float[Tensor, "b v"]:
+        """Log-probabilities of the token after every prompt, in order, on the CPU."""
+        rows = encoding.rows(self.tokenizer, prompts)
+        encoding.check_length(rows, self.max_tokens)
+        done: dict[int, Tensor] = {}
+        for batch in _by_length([row.ids for row in rows], batch_size):
+            with select_logits(self, range(len(batch)), [len(rows[i].ids) - 1 for i in batch]):
+                logits = self._logits([rows[i].ids for i in batch])
+            done.update(zip(batch, logits.float().log_softmax(dim=-1).cpu(), strict=True))
+        return torch.stack([done[i] for i in range(len(rows))])
 
     @torch.no_grad()
     def perplexity(self, texts: Sequence[str], *, batch_size: int = 16) -> float:
         """Perplexity per token over texts; the first token of each window is given, not predicted.
+
+        To a memory a window is a prompt as a whole. Kept texts are not put before windows.
 
         Raises: UsageError if no token is left to predict.
         """
@@ -230,20 +262,21 @@ class LiveModel:
 
     def _token_logprobs(
         self, rows: Sequence[tuple[int, ...]], spans: Sequence[tuple[int, int]]
-    ) -> list[tuple[Float[Tensor, " k"], Tensor]]:
-        """Per row: log-probability of each token in its span, and whether it is the first choice."""
-        batch = self._pad(rows, "right")
+    ) -> list[tuple[Float[Tensor, " k"], Int[Tensor, " k"]]]:
+        """Per row: log-probability of each token in its span, and the model's first choice in its place."""
         row_of = [i for i, (start, end) in enumerate(spans) for _ in range(start, end)]
         token_of = [t for start, end in spans for t in range(start, end)]
         with select_logits(self, row_of, [t - 1 for t in token_of]):
-            logits = self.model(
-                **batch, position_ids=encoding.positions(batch["attention_mask"]), use_cache=False
-            ).logits  # (k, v)
-        target = batch["input_ids"][row_of, token_of].to(logits.device)
+            logits = self._logits(rows)  # (k, v)
+        target = torch.tensor([rows[i][t] for i, t in zip(row_of, token_of, strict=True)], device=logits.device)
         logprobs = logits.float().log_softmax(dim=-1).gather(1, target[:, None])[:, 0]
         sizes = [end - start for start, end in spans]
-        match = logits.argmax(dim=-1) == target
-        return list(zip(logprobs.split(sizes), match.split(sizes), strict=True))
+        return list(zip(logprobs.split(sizes), logits.argmax(dim=-1).split(sizes), strict=True))
+
+    def _logits(self, rows: Sequence[tuple[int, ...]]) -> Tensor:
+        """The model's logits for right-padded rows."""
+        batch = self._pad(rows, "right")
+        return self.model(**batch, position_ids=encoding.positions(batch["attention_mask"]), use_cache=False).logits
 
     # -- surgery ---------------------------------------------------------------------------------------------------
 
@@ -283,7 +316,9 @@ class LiveModel:
                 self.revert(applied)
 
     def digest(self, *, full: bool = False) -> str:
-        """Digest of the weights as they are now; equal to `base` when no delta is on.
+        """Digest of the model as it is now: its weights, and memories and texts beside them, if there are any.
+
+        Equal to `base` when no delta is on.
 
         Args:
             full: hash every parameter again, not only those that a delta has touched.

@@ -1,8 +1,9 @@
 """Apply and revert deltas on live weights, with proof.
 
+What changes weights is written into them, and here is how; what acts beside them (memories, text) is in `Beside`.
 A touched parameter is always rebuilt from its recorded base bytes, never changed by a difference:
 
-    W = cast(W0 + sum_i scale_i A_i B_i)          float64, summed in the order of the deltas' digests
+    W = cast(W0 + sum_i scale_i change_i)         float64, summed in the order of the deltas' digests
 
 so the weights depend on the set of applied deltas alone, not on the order of applying. Entries whose sum is zero keep
 their base bytes (a negative zero too). With no delta left, the recorded bytes are copied back and their hash is
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from catechism.arch import Matrix
-from catechism.delta import Delta
+from catechism.delta import Delta, Dense, LowRank
 from catechism.delta.low_rank import tensor_bytes
 from catechism.errors import (
     ArchitectureMismatch,
@@ -34,6 +35,7 @@ from catechism.errors import (
     WrongBase,
 )
 from catechism.hashing import PREFIX, digest_json
+from catechism.model.beside import Beside
 
 _CHUNK = 1 << 22  # entries hashed at a time, so that widening needs little memory
 _EXACT_IN_FLOAT32 = (torch.float16, torch.bfloat16, torch.float32)
@@ -82,11 +84,13 @@ class Surgeon:
     Args:
         model: whose weights are changed, in place.
         matrix: finds a matrix of this model by its address.
+        beside: takes what acts beside the weights.
     """
 
-    def __init__(self, model: nn.Module, matrix: Callable[[str], Matrix]) -> None:
+    def __init__(self, model: nn.Module, matrix: Callable[[str], Matrix], beside: Beside) -> None:
         self._model = model
         self._matrix = matrix
+        self._beside = beside
         self._originals: dict[str, _Original] = {}
         self._applied: list[Applied] = []
 
@@ -106,11 +110,16 @@ class Surgeon:
         return tuple(self._applied)
 
     def digest(self, *, full: bool = False) -> str:
-        """Digest of all parameters now. Only touched parameters are hashed again unless `full`."""
+        """Digest of all parameters now, and of what acts beside them, if anything does.
+
+        Only touched parameters are hashed again unless `full`.
+        """
         if full:
-            return digest_json({name: digest_tensor(p) for name, p in self._model.named_parameters()})
-        touched = {name: digest_tensor(original.parameter) for name, original in self._originals.items()}
-        return digest_json({**self.base_digests, **touched})
+            found = {name: digest_tensor(p) for name, p in self._model.named_parameters()}
+        else:
+            touched = {name: digest_tensor(original.parameter) for name, original in self._originals.items()}
+            found = {**self.base_digests, **touched}
+        return digest_json({**found, **self._beside.digests})
 
     def apply(self, delta: Delta, *, scale: float) -> Applied:
         """Put a delta on. Raises WrongBase, ShapeMismatch, NonFiniteDelta, UsageError; then nothing has changed."""
@@ -123,7 +132,8 @@ class Surgeon:
             )
         if not delta.is_finite():
             raise NonFiniteDelta(f"Delta {delta.digest} holds NaN or infinity. Fit it again; do not apply it.")
-        names = {self._record(address, part.shape).name for address, part in delta.parts.items()}
+        self._beside.check(delta, scale)
+        names = {self._record(address, part.shape).name for address, part in _weights(delta)}
         applied = Applied(delta, float(scale))
         self._switch([*self._applied, applied], names)
         return applied
@@ -146,7 +156,7 @@ class Surgeon:
         return {id(parameter): name for name, parameter in self._model.named_parameters()}
 
     def _names(self, applied: Applied) -> set[str]:
-        return {self._name_of[id(self._matrix(address).parameter)] for address in applied.delta.parts}
+        return {self._name_of[id(self._matrix(address).parameter)] for address, _ in _weights(applied.delta)}
 
     def _record(self, address: str, shape: tuple[int, int]) -> _Original:
         """Check that a part fits its matrix and that the parameter is the base's, and keep its bytes."""
@@ -188,6 +198,7 @@ class Surgeon:
                 self._write(name, self._rebuilt(self._originals[name], self._applied))
             raise
         self._applied = wanted
+        self._beside.put((applied.delta, applied.scale) for applied in wanted)
         for name in ordered:
             original = self._originals[name]
             if values[name] is original.base:
@@ -204,7 +215,7 @@ class Surgeon:
         parts = [
             (applied, self._matrix(address), part)
             for applied in sorted(wanted, key=lambda a: (a.delta.digest, a.scale))
-            for address, part in sorted(applied.delta.parts.items())
+            for address, part in _weights(applied.delta)
             if applied.scale != 0
         ]
         parts = [item for item in parts if item[1].parameter is original.parameter]
@@ -212,8 +223,7 @@ class Surgeon:
             return base
         update = torch.zeros_like(base, dtype=torch.float64)
         for applied, matrix, part in parts:
-            A, B = (factor.to(base.device, torch.float64) for factor in (part.A, part.B))
-            matrix.select(update).add_(A @ B, alpha=applied.scale)
+            matrix.select(update).add_(_change(part, base.device), alpha=applied.scale)
         value = torch.where(update == 0, base, (base.double() + update).to(base.dtype))
         if not bool(torch.isfinite(value).all()):
             raise NonFiniteDelta(
@@ -229,3 +239,15 @@ class Surgeon:
                 f"{original.name} is {found} after the revert, recorded was {original.digest}. "
                 "Do not use this model any more: open it again."
             )
+
+
+def _weights(delta: Delta) -> list[tuple[str, LowRank | Dense]]:
+    """The parts that change weights, by address. `Delta` keeps its parts sorted."""
+    return [(key, part) for key, part in delta.parts.items() if isinstance(part, LowRank | Dense)]
+
+
+def _change(part: LowRank | Dense, device: torch.device) -> Tensor:
+    """A change in float64, multiplied on the device."""
+    if isinstance(part, Dense):
+        return part.values.to(device, torch.float64)
+    return part.A.to(device, torch.float64) @ part.B.to(device, torch.float64)

@@ -31,7 +31,7 @@ class Tail:
 
     @torch.no_grad()
     def __init__(self, live: LiveModel, layer: int, batch: dict[str, Int[Tensor, "b t"]]) -> None:
-        self._anatomy = live.anatomy
+        self._anatomy, self._memories = live.anatomy, live.beside.memories
         self._blocks = [live.anatomy.block(number) for number in range(layer, live.anatomy.n_layers)]
         self._calls: dict[nn.Module, tuple[tuple[Any, ...], dict[str, Any]]] = {}
         with ExitStack() as stack, record(live, [BlockSite(layer)]) as seen:
@@ -39,6 +39,7 @@ class Tail:
                 stack.callback(block.register_forward_pre_hook(self._keep, with_kwargs=True).remove)
             live.model(**batch, use_cache=False)
         self.inputs = seen[BlockSite(layer)]
+        self._frame = self._memories.frame
 
     def block(self, hidden: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
         """What the first block gives for these inputs."""
@@ -61,5 +62,6 @@ class Tail:
 
     def _run(self, block: nn.Module, hidden: Tensor) -> Tensor:
         args, kwargs = self._calls[block]
-        out = block(hidden, *args, **kwargs)
+        with self._memories.resumed(self._frame):
+            out = block(hidden, *args, **kwargs)
         return out if isinstance(out, Tensor) else out[0]

@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 
-from catechism.delta import Delta, to_peft
+from catechism.delta import Context, Delta, Gated, matrix_of, to_peft
 from catechism.errors import UsageError, WrongBase
 from catechism.registry import (
     Approval,
@@ -209,7 +209,7 @@ class Service:
         if len(refs) != 1:
             raise UsageError(f"{len(refs)} edits do not make one PEFT adapter. Name one edit.")
         delta, anatomy = _delta_of(self.registry, refs[0]), self._fitting_bench().live.anatomy
-        matrices = {address: anatomy.matrix(address) for address in delta.parts}
+        matrices = {address: anatomy.matrix(address) for address in delta.parts if address == matrix_of(address)}
         full_rows = {
             address.partition("[")[0]: matrix.parameter.shape[1 if matrix.transposed else 0]
             for address, matrix in matrices.items()
@@ -250,12 +250,18 @@ def _exists(source: str) -> bool:
 
 
 def change_of(registry: Registry, edit: EditVersion) -> dict[str, JSON] | None:
-    """Norm, rank and bytes of every matrix that an edit changes; None for one that stays text."""
+    """Kind, rank, norm and bytes of every part of an edit, None where there is no such figure; None for a mere text."""
     delta = registry.delta(edit.id)
     if delta is None:
         return None
     return {
-        address: {"rank": part.rank, "norm": part.norm(), "bytes": part.nbytes} for address, part in delta.parts.items()
+        key: {
+            "kind": part.kind,
+            "rank": None if isinstance(part, Gated | Context) else part.rank,
+            "norm": None if isinstance(part, Context) else part.norm(),
+            "bytes": part.nbytes,
+        }
+        for key, part in delta.parts.items()
     }
 
 
