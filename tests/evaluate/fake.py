@@ -15,6 +15,8 @@ class FakeSaid:
 class FakeScore:
     mean: float
     argmax_match: bool
+    accuracy: float = 0.0
+    choices: tuple[int, ...] = ()
 
 
 @dataclass
@@ -36,4 +38,4 @@ class FakeModel:
         pairs = list(zip(prompts, targets, strict=True))
         self.scored.extend(pairs)
         means = [self.scores.get(p, -0.1 if self.answers.get(p[0], "").startswith(p[1]) else -5.0) for p in pairs]
-        return [FakeScore(mean, mean > -1.0) for mean in means]
+        return [FakeScore(mean, mean > -1.0, float(mean > -1.0), (int(mean > -1.0),)) for mean in means]

@@ -83,6 +83,7 @@ def test_each_kind_has_its_own_metric() -> None:
     kinds = {
         Kind.REVERSED: "reversed",
         Kind.ONE_HOP: "one_hop",
+        Kind.MULTI_HOP: "multi_hop",
         Kind.ALIAS: "alias",
         Kind.COUNTERFACTUAL: "counterfactual",
         Kind.SUBJECT: "gold_subject",
@@ -133,7 +134,7 @@ def test_one_question_of_two_writers_is_one_observation() -> None:
 def test_what_was_not_asked_is_none() -> None:
     found = compare([catechism("a", "X", None)], {}, {"Capital of a:": "X"})
     measured = {name for name, value in found.metrics.items() if value is not None}
-    assert measured == {"efficacy", "efficacy_exact", "tf_token_match"}
+    assert measured == {"efficacy", "efficacy_exact", "tf_token_match", "tf_token_accuracy"}
     assert set(compare([], {}, {}).metrics.values()) == {None}
     assert list(found.metrics) == list(METRICS)
 
@@ -155,11 +156,52 @@ def test_teacher_forced_columns_compare_probabilities_per_token() -> None:
     assert rate(found, "efficacy").value == 0.0  # likelier is not said
 
 
+def test_the_papers_own_columns_follow_their_definitions() -> None:
+    """CounterFact's magnitudes and score; zsRE's and EasyEdit's accuracy of tokens."""
+    neighbour, far = Question("n", Kind.NEIGHBOUR, ("A",)), Question("u", Kind.UNRELATED, ("B",))
+    facts = [catechism("a", "X", "Y", neighbour, far, Question("r", Kind.REVERSED, ("a",)), paraphrases=1)]
+    scores = {
+        ("Capital of a:", "X"): -0.5, ("Capital of a:", "Y"): -1.0, ("0. a?", "X"): -0.2, ("0. a?", "Y"): -3.0,
+        ("n", "A"): -0.1, ("n", "X"): -4.0, ("u", "B"): -7.0, ("r", "a"): -0.3,
+    }  # fmt: skip
+    before = {pair: -5.0 for pair in scores} | {("u", "B"): -0.5}
+    found = report(facts, interview(FakeModel(scores=before), facts), interview(FakeModel(scores=scores), facts))
+    assert rate(found, "tf_paraphrase_magnitude").value == pytest.approx(math.exp(-0.2) - math.exp(-3.0))
+    assert rate(found, "tf_neighbour_magnitude").value == pytest.approx(math.exp(-0.1) - math.exp(-4.0))
+    assert found.metrics["tf_score"] == 1.0 and found.metrics["tf_score_before"] == 0.0
+    assert rate(found, "tf_token_accuracy").value == rate(found, "tf_paraphrase_token_accuracy").value == 1.0
+    assert rate(found, "tf_unrelated_token_accuracy") == wilson(0, 1, before=1.0)
+    assert rate(found, "tf_locality") == wilson(0, 2, before=1.0), "the first choices at both true answers changed"
+    assert rate(found, "tf_portability") == wilson(1, 1, before=0.0)
+    assert found.metrics["tf_average"] == pytest.approx(2 / 3)
+
+
+def test_portability_and_locality_are_one_count_over_their_kinds() -> None:
+    asked = [Question(kind, kind, ("A",)) for kind in (Kind.REVERSED, Kind.ONE_HOP, Kind.MULTI_HOP, Kind.ALIAS)]
+    stay = [Question(kind, kind, ("A",)) for kind in (Kind.NEIGHBOUR, Kind.SUBJECT, Kind.UNRELATED)]
+    after = {"multi_hop": "A", "neighbour": "Z"}
+    found = compare([catechism("a", "X", None, *asked, *stay)], {}, after)
+    assert found.metrics["portability"] == wilson(1, 4, before=0.0)
+    assert found.metrics["multi_hop"] == wilson(1, 1, before=0.0)
+    assert found.metrics["locality"] == wilson(2, 3, before=1.0)
+
+
+def test_figures_from_beside_the_questions_stand_in_the_report() -> None:
+    facts = [catechism("a", "X", "Y")]
+    one = interview(FakeModel(), facts)
+    found = report(facts, one, one, figures={"kl_neighbour": 0.25, "norm_growth": math.inf})
+    assert found.metrics["kl_neighbour"] == 0.25 and found.metrics["norm_growth"] is None
+    assert "norm_growth is inf" in found.errors["norm_growth"]
+
+
 def test_a_score_that_is_no_number_is_an_error_not_a_value() -> None:
     facts = [catechism("a", "X", "Y")]
     broken = interview(FakeModel(scores={("Capital of a:", "X"): math.nan}), facts)
     found = report(facts, interview(FakeModel(), facts), broken)
-    assert set(found.errors) == {"tf_efficacy", "tf_magnitude", "tf_token_match"}
+    assert set(found.errors) == {
+        *("tf_efficacy", "tf_magnitude", "tf_token_match", "tf_token_accuracy"),
+        *("tf_score", "tf_score_before", "tf_average"),
+    }
     assert found.metrics["tf_efficacy"] is None
     assert found.metrics["efficacy"] is not None
 

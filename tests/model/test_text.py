@@ -174,8 +174,8 @@ def test_what_the_model_says_by_itself_matches_in_every_token() -> None:
     for prompt in PROMPTS:
         said = list(live.generate([prompt], max_new_tokens=3)[0].tokens)
         ids = live.encode([prompt])["input_ids"][0].tolist()
-        ((logprobs, match),) = live._token_logprobs([(*ids, *said)], [(len(ids), len(ids) + 3)])
-        assert match.all() and (logprobs < 0).all()
+        ((logprobs, choices),) = live._token_logprobs([(*ids, *said)], [(len(ids), len(ids) + 3)])
+        assert choices.tolist() == said and (logprobs < 0).all()
 
 
 def test_perplexity_is_that_of_all_tokens_but_the_first() -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from catechism.evaluate.gates import DEFAULT_GATES, Gate, GateResult, Status, Verdict, judge, read_policy
 from catechism.evaluate.intervals import bootstrap, wilson
 from catechism.evaluate.interview import Interview, interview, join
-from catechism.evaluate.report import METRICS, Report, report
+from catechism.evaluate.metrics import METRICS
+from catechism.evaluate.report import Report, report
 from catechism.matching import contains, passes
 
 __all__ = [

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import cast
 
 from catechism.errors import BadPolicy
-from catechism.evaluate.report import FIGURES, METRICS, Report
+from catechism.evaluate.metrics import FIGURES, METRICS
+from catechism.evaluate.report import Report
 from catechism.types import JSON, Rate
 
 #: Metrics of the lm-evaluation-harness suite are named ``harness/TASK/METRIC``.
