@@ -28,6 +28,7 @@
     ├── RevertError (RuntimeError)          E501  the bytes after a revert are not the recorded ones
     ├── MissingExtra (ImportError)          E601  an optional package is not installed
     ├── EndpointError (RuntimeError)        E602  a configured endpoint cannot be asked
+    ├── Interrupted (RuntimeError)          E603  Ctrl-C
     └── RegistryError (RuntimeError)        the store of edits cannot do what was asked
         ├── StoreReadOnly                   E701  the store cannot be written to
         ├── StoreFull                       E702  no space left for the store
@@ -296,3 +297,17 @@ class EndpointError(CatechismError, RuntimeError):
     """A configured endpoint cannot be reached, or does not answer as it should."""
 
     code = "E602"
+
+
+class Interrupted(CatechismError, RuntimeError):
+    """Somebody pressed Ctrl-C. The exit code is that of a process ended by SIGINT in every shell."""
+
+    code = "E603"
+    exit_code = 130
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(
+            message
+            or "Interrupted. What had ended is kept and nothing is half done. Run the same command again to go on: "
+            "rows that were learned before are found and left out."
+        )

@@ -35,14 +35,15 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         code = app(words, prog_name="catechism", standalone_mode=False)
     except _ParserError as error:
         code = _usage(error, as_json="--json" in words)
-    except (KeyboardInterrupt, typer.Abort):  # the parser turns the one into the other
-        code = _interrupted(as_json="--json" in words)
+    except (KeyboardInterrupt, typer.Abort):
+        code = Interrupted.exit_code
+    if code == Interrupted.exit_code:  # the parser turns Ctrl-C into this code and says nothing
+        _interrupted(as_json="--json" in words)
     sys.exit(code or 0)
 
 
-def _interrupted(*, as_json: bool) -> int:
+def _interrupted(*, as_json: bool) -> None:
     report_error(Interrupted.code, str(Interrupted()), sys.stdout.write if as_json else None)
-    return Interrupted.exit_code
 
 
 def _usage(error: BaseException, *, as_json: bool) -> int:
