@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import textwrap
 from collections import Counter
 from collections.abc import Iterator
 from importlib import resources
@@ -19,11 +20,11 @@ from catechism.evaluate import Status
 from catechism.locate.tracing import trace_cause
 from catechism.page import write_page
 from catechism.service import Ending, Outcome, Plan, Service
-from catechism.service.show import page_of
+from catechism.service.show import method_of, page_of
 from catechism.settings import Settings
-from catechism.types import JSON
+from catechism.types import JSON, Rate
 
-PAGE = "catechism-demo.html"
+ANSWER_CHARS = 40
 _MARK = "made-by-demo"  # a store with this file in it is the demo's own and may be made anew
 _COLOUR = {
     Ending.RELEASED: "green", Ending.WAITING: "yellow", Ending.KNOWN: "blue", Ending.DUPLICATE: "blue",
@@ -90,21 +91,34 @@ def _learn(service: Service, feed: Path, console: Console) -> Iterator[Outcome]:
 
 
 def _table(outcomes: list[Outcome]) -> Table:
-    grid = Table(title="What became of the feed", show_lines=True)
-    for name in ("question", "before", "after", "method and why", "gates"):
-        grid.add_column(name, overflow="fold")
+    grid = Table(title="What became of the feed", show_lines=True, expand=True)
+    for name, share in (("question", 3), ("before", 2), ("after", 2), ("method and why", 4), ("gates", 3)):
+        grid.add_column(name, overflow="fold", ratio=share)
     for o in outcomes:
         fact = o.lesson.fact if o.lesson else None
-        chosen = f"{o.choice.method} @ {o.choice.layer}: {o.choice.why}" if o.choice else ""
-        gates = [r for r in o.verdict.results] if o.verdict else []
-        passed = sum(r.status is Status.PASS for r in gates)
-        failed = [f"{r.gate.metric} {r.status.value}" for r in gates if r.status is not Status.PASS]
-        said = Text(f"{o.ending.value}\n", style=_COLOUR.get(o.ending, "red"))
-        said.append(f"{passed} of {len(gates)} passed" if gates else "", style="default")
-        said.append("".join(f"\n{line}" for line in failed), style="red")
-        why = chosen if o.ending is Ending.RELEASED or not o.reason else o.reason
-        grid.add_row(Text(fact.prompt if fact else o.name), Text(o.before or ""), Text(o.after or ""), Text(why), said)
+        why = f"{method_of(o)}: {o.choice.why}" if o.choice else o.reason
+        answers = (Text(_short_answer(o.before), style="dim"), Text(_short_answer(o.after), style="bold"))
+        grid.add_row(Text(fact.prompt if fact else o.name), *answers, Text(why), _gates(o))
     return grid
+
+
+def _gates(o: Outcome) -> Text:
+    """How a row ended, how many gates passed, and each that did not, with its value."""
+    said = Text(o.ending.value, style=_COLOUR.get(o.ending, "red"))
+    results = o.verdict.results if o.verdict else ()
+    if results:
+        passed = sum(result.status is Status.PASS for result in results)
+        said.append(f"\n{passed} of {len(results)} passed", style="default")
+    for result in results:
+        if result.status is not Status.PASS:
+            value = result.value.value if isinstance(result.value, Rate) else result.value
+            found = result.status.value.lower() if value is None else f"{value:.2f}, asked {result.gate.bounds}"
+            said.append(f"\n{result.gate.metric} {found}", style="red")
+    return said
+
+
+def _short_answer(text: str | None) -> str:
+    return textwrap.shorten(text or "", ANSWER_CHARS, placeholder=" …")
 
 
 def _traced(outcomes: list[Outcome]) -> tuple[str, str, str]:

@@ -89,6 +89,12 @@ class Gate:
         if self.min_n < 1:
             raise BadPolicy(f"min_n of the gate on {self.metric!r} is {self.min_n}. Set 1 or more.")
 
+    @property
+    def bounds(self) -> str:
+        """What is asked, in words."""
+        words = {"at least": self.at_least, "at most": self.at_most, "a drop of at most": self.max_drop}
+        return " and ".join(f"{word} {bound:g}" for word, bound in words.items() if bound is not None)
+
     def _check_bound(self, name: str) -> None:
         bound: float | None = getattr(self, name)
         if bound is None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from catechism.locate.pictures import heat_map_svg
 from catechism.locate.tracing import CausalTrace
+from catechism.methods.select import EXPLICIT
 from catechism.page import Page, Picture, Row
 from catechism.service.outcomes import Outcome, metrics_json
 from catechism.service.pictures import charts
@@ -21,7 +22,7 @@ def outcome_rows(outcomes: Sequence[Outcome]) -> list[dict[str, JSON]]:
             "question": o.lesson and o.lesson.fact.prompt,
             "before": o.before,
             "after": o.after,
-            "method": _method(o) or None,
+            "method": method_of(o) or None,
             "ending": o.ending.value,
             "why": o.reason,
         }
@@ -65,7 +66,7 @@ def _row(o: Outcome) -> Row:
         before=o.before or "",
         after=o.after,
         wanted=o.lesson.fact.object if o.lesson else "",
-        method=_method(o),
+        method=method_of(o),
         why=o.reason if o.choice is None or o.reason == o.choice.why else f"{o.choice.why} {o.reason}",
         gates=o.verdict and {result.gate.metric: result.status.value for result in o.verdict.results},
         metrics=o.report and metrics_json(o.report),
@@ -73,7 +74,10 @@ def _row(o: Outcome) -> Row:
     )
 
 
-def _method(o: Outcome) -> str:
+def method_of(o: Outcome) -> str:
+    """The method with its layer; "" where none was chosen."""
     if o.choice is None:
         return ""
+    if o.choice.method == EXPLICIT:
+        return "stays text"
     return o.choice.method if o.choice.layer is None else f"{o.choice.method} @ layer {o.choice.layer}"
