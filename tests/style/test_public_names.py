@@ -75,7 +75,7 @@ def test_every_dependency_is_declared_and_used() -> None:
     distribution = {"lm_eval": "lm-eval", "huggingface_hub": "huggingface-hub"}
     declared = {requirement.split(">")[0] for requirement in project["dependencies"]}
     optional = {
-        r.split(">")[0] for extra in ("peft", "harness", "endpoint") for r in project["optional-dependencies"][extra]
+        r.split(">")[0] for extra in ("peft", "harness", "endpoint", "ray") for r in project["optional-dependencies"][extra]
     }
     used = {
         distribution.get(name, name)
