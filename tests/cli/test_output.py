@@ -9,7 +9,8 @@ import pytest
 import typer
 
 from catechism.cli import main as command_line
-from catechism.cli.output import Result, table, verb
+from catechism.cli.output import Result, table, verb, write_json
+from catechism.cli.spool import Spool
 from catechism.errors import BadFeed, CatechismError, ModelNotFound
 
 
@@ -107,3 +108,26 @@ def test_a_table_shows_rates_with_their_interval(capsys: pytest.CaptureFixture[s
     shown = capsys.readouterr().out
     for cell in ("0.980 [0.930, 0.995]", "0.25", "yes", "-"):
         assert cell in shown
+
+
+def test_rows_that_wait_on_the_disk_are_written_like_a_list() -> None:
+    rows = Spool()
+    written: list[str] = []
+    write_json({"rows": rows}, written.append)
+    assert json.loads("".join(written)) == {"rows": []}
+    for number in range(3):
+        rows.append({"number": number, "word": "Öl"})
+    assert len(rows) == 3 and list(rows) == list(rows) == [{"number": n, "word": "Öl"} for n in range(3)]
+    rows.append(None)
+    written.clear()
+    write_json({"rows": rows, "n": 4}, written.append)
+    assert json.loads("".join(written)) == {"rows": list(rows), "n": 4}
+
+
+def test_nothing_is_written_of_what_json_cannot_hold() -> None:
+    written: list[str] = []
+    with pytest.raises(ValueError, match="JSON"):
+        write_json({"good": 1, "figure": float("nan")}, written.append)
+    assert written == []
+    with pytest.raises(ValueError, match="JSON"):
+        Spool().append({"figure": float("inf")})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import textwrap
 from collections import Counter
 from collections.abc import Iterator
 from importlib import resources
@@ -12,24 +11,17 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
-from rich.text import Text
 
 from catechism.errors import UsageError
-from catechism.evaluate import Status
 from catechism.locate.tracing import trace_cause
 from catechism.page import write_page
 from catechism.service import Ending, Outcome, Plan, Service
-from catechism.service.show import method_of, page_of
+from catechism.service.show import page_of
+from catechism.service.tables import outcome_table
 from catechism.settings import Settings
-from catechism.types import JSON, Rate
+from catechism.types import JSON
 
-ANSWER_CHARS = 40
 _MARK = "made-by-demo"  # a store with this file in it is the demo's own and may be made anew
-_COLOUR = {
-    Ending.RELEASED: "green", Ending.WAITING: "yellow", Ending.KNOWN: "blue", Ending.DUPLICATE: "blue",
-    Ending.VALIDATED: "green",
-}  # fmt: skip
 
 
 def run(console: Console, settings: Settings, *, page: Path) -> dict[str, JSON]:
@@ -45,7 +37,7 @@ def run(console: Console, settings: Settings, *, page: Path) -> dict[str, JSON]:
         console.print(f"[bold]{live.name}[/bold]: weights {_short(live.base)}. The store is {settings.home}.")
         outcomes = list(_learn(service, feed, console))
         (settings.home / _MARK).touch()
-        console.print(_table(outcomes))
+        console.print(outcome_table(outcomes, title="What became of the feed"))
         released = [o for o in outcomes if o.ending is Ending.RELEASED]
         trace = trace_cause(live, *_traced(outcomes))
         changed = [o for o in released[1:] if o.edit is not None and o.edit.artifact is not None]
@@ -88,37 +80,6 @@ def _learn(service: Service, feed: Path, console: Console) -> Iterator[Outcome]:
             progress.update(task, advance=1, description=f"{outcome.ending.value}: {outcome.name}"[:40].ljust(40))
             yield outcome
         progress.update(task, description="the feed".ljust(40))
-
-
-def _table(outcomes: list[Outcome]) -> Table:
-    grid = Table(title="What became of the feed", show_lines=True, expand=True)
-    for name, share in (("question", 3), ("before", 2), ("after", 2), ("method and why", 4), ("gates", 3)):
-        grid.add_column(name, overflow="fold", ratio=share)
-    for o in outcomes:
-        fact = o.lesson.fact if o.lesson else None
-        why = f"{method_of(o)}: {o.choice.why}" if o.choice else o.reason
-        answers = (Text(_short_answer(o.before), style="dim"), Text(_short_answer(o.after), style="bold"))
-        grid.add_row(Text(fact.prompt if fact else o.name), *answers, Text(why), _gates(o))
-    return grid
-
-
-def _gates(o: Outcome) -> Text:
-    """How a row ended, how many gates passed, and each that did not, with its value."""
-    said = Text(o.ending.value, style=_COLOUR.get(o.ending, "red"))
-    results = o.verdict.results if o.verdict else ()
-    if results:
-        passed = sum(result.status is Status.PASS for result in results)
-        said.append(f"\n{passed} of {len(results)} passed", style="default")
-    for result in results:
-        if result.status is not Status.PASS:
-            value = result.value.value if isinstance(result.value, Rate) else result.value
-            found = result.status.value.lower() if value is None else f"{value:.2f}, asked {result.gate.bounds}"
-            said.append(f"\n{result.gate.metric} {found}", style="red")
-    return said
-
-
-def _short_answer(text: str | None) -> str:
-    return textwrap.shorten(text or "", ANSWER_CHARS, placeholder=" …")
 
 
 def _traced(outcomes: list[Outcome]) -> tuple[str, str, str]:

@@ -41,7 +41,10 @@ def ask(
         raise UsageError(f"Got {len(words)} words. Put the question in quotation marks.")
     if no_edits and (explain or as_of):
         raise UsageError("--no-edits leaves nothing to explain and no date to look at. Drop one of the options.")
+    from catechism.service.answering import check_question
+
     model, question = words if len(words) == 2 else (DEFAULT_MODEL, words[0])
+    check_question(question)
     with service(model) as opened:
         has_store = opened.settings.home.exists() or opened.settings.database is not None
         if no_edits or not has_store or not (explain or as_of or opened.serves_this_model()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,9 +12,11 @@ from typing import Annotated, Any
 import typer
 
 from catechism.cli.output import Result, table, verb
+from catechism.cli.spool import Spool
 from catechism.settings import Settings
 
 ModelOption = Annotated[str, typer.Option(help="A shipped model, a folder, or a hub name.")]
+SHOWN = 200  # rows of a feed that are shown to a person; a program gets all
 ByOption = Annotated[str, typer.Option("--by", help="Who does it; without it, CATECHISM_USER or your login.")]
 EditArgument = Annotated[str, typer.Argument(metavar="EDIT", help="An edit's id, or enough of it or of its digest.")]
 
@@ -60,14 +63,15 @@ def learn(
     Each fact is checked, written out as a catechism, located, fitted and judged. What passes its gates is kept as
     validated, or promoted with --release; everything else says why not.
     """
-    from rich.console import Console
+    from rich.console import Console, Group
 
     from catechism.evaluate.gates import DEFAULT_GATES, read_policy
     from catechism.methods import method as known_method
     from catechism.methods.select import EXPLICIT
     from catechism.service import Ending, Plan
     from catechism.service.service import is_feed
-    from catechism.service.show import outcome_rows, page_of
+    from catechism.service.show import page_of
+    from catechism.service.tables import outcome_table
 
     if method is not None and method != EXPLICIT:
         known_method(method)  # a wrong name is said before the model is opened
@@ -81,19 +85,23 @@ def learn(
             seed=seed,
         )
         console = Console(stderr=True)
-        outcomes: list[Any] = []
+        rows, endings, shown = Spool(), Counter[Ending](), list[Any]()
         for outcome in opened.learning(source, plan=plan):
-            outcomes.append(outcome)
-            console.print(f"{len(outcomes):>4}  {outcome.name}: {outcome.ending}", markup=False, highlight=False)
+            rows.append(outcome.json())
+            endings[outcome.ending] += 1
+            shown += [outcome] if len(shown) < SHOWN else []
+            console.print(f"{len(rows):>4}  {outcome.name}: {outcome.ending}", markup=False, highlight=False)
         if page is not None:
             from catechism.page import write_page
 
-            write_page(
-                page_of(f"What {Path(source).name if is_feed(source) else 'a sentence'} did", opened, outcomes), page
-            )
+            title = f"What {Path(source).name if is_feed(source) else 'a sentence'} did"
+            write_page(page_of(title, opened, shown), page)
         bad = {Ending.MALFORMED, Ending.CONTRADICTION, Ending.REFUSED, Ending.FAILED}
-        payload = {"model": model, "base": opened.bench.live.base, "rows": [outcome.json() for outcome in outcomes]}
-    return Result(payload, table(outcome_rows(outcomes)), 1 if any(o.ending in bad for o in outcomes) else 0)
+        counted = {ending.value: n for ending, n in endings.items()}
+        payload = {"model": model, "base": opened.bench.live.base, "endings": counted, "rows": rows}
+    summary = ", ".join(f"{n} {name}" for name, n in counted.items())
+    more = f" The first {len(shown)} are shown; --json gives all." if len(rows) > len(shown) else ""
+    return Result(payload, Group(outcome_table(shown), f"{summary}.{more}"), 1 if bad & set(endings) else 0)
 
 
 def test(edit: EditArgument, model: ModelOption = "almanac") -> Result:

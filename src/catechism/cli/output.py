@@ -11,6 +11,7 @@ import functools
 import inspect
 import json
 import sys
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -90,7 +91,11 @@ def report_error(code: str, message: str, write: Callable[[str], object] | None)
 
 def write_json(payload: Mapping[str, object], write: Callable[[str], object]) -> None:
     """One object, indented, in UTF-8. Raises ValueError on NaN: a missing figure is None."""
-    write(json.dumps(payload, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    encoder = json.JSONEncoder(indent=2, ensure_ascii=False, allow_nan=False)
+    deque(encoder.iterencode(payload), maxlen=0)  # so that nothing is written where something cannot be
+    for part in encoder.iterencode(payload):  # part by part: rows may be many, and wait on the disk
+        write(part)
+    write("\n")
 
 
 def show(text: object) -> None:

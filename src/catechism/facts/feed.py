@@ -49,12 +49,20 @@ def read_feed(
         BadFeed: the file cannot be read at all, holds no row (both also with `on_error`), or a row is not readable.
         BadFact: a row is readable but its fact cannot be used.
     """
+    return _good_rows(read_rows(path, now=now), on_error)
+
+
+def read_rows(path: str | Path, *, now: Callable[[], datetime] = utc_now) -> Iterator[Catechism | BadFeed | BadFact]:
+    """The rows of a feed in the order of the file, a bad one as its error. See `read_feed`.
+
+    Raises: BadFeed for a file that cannot be read at all, or that holds no row.
+    """
     path = Path(path)
     if path.is_dir():
         raise BadFeed(f"{path} is a folder. Give the feed file in it.")
     if not path.exists():
         raise BadFeed(f"There is no file {path}. Check the path; a feed is a file with one JSON object on each line.")
-    return _catechisms(path, on_error, now)
+    return _rows(path, now)
 
 
 def write_feed(path: str | Path, catechisms: Iterable[Catechism]) -> int:
@@ -84,9 +92,19 @@ def write_feed(path: str | Path, catechisms: Iterable[Catechism]) -> int:
     return rows
 
 
-def _catechisms(
-    path: Path, on_error: Callable[[BadFeed | BadFact], None] | None, now: Callable[[], datetime]
+def _good_rows(
+    rows: Iterator[Catechism | BadFeed | BadFact], on_error: Callable[[BadFeed | BadFact], None] | None
 ) -> Iterator[Catechism]:
+    for row in rows:
+        if isinstance(row, Catechism):
+            yield row
+        elif on_error is None:
+            raise row
+        else:
+            on_error(row)
+
+
+def _rows(path: Path, now: Callable[[], datetime]) -> Iterator[Catechism | BadFeed | BadFact]:
     try:
         file = path.open("rb")
     except OSError as error:
@@ -102,10 +120,7 @@ def _catechisms(
                     raise row
                 catechism = parse_row(row, default_id=str(number))
             except (BadFeed, BadFact) as error:
-                located = type(error)(f"{path}, line {number}: {error}")
-                if on_error is None:
-                    raise located from None
-                on_error(located)
+                yield type(error)(f"{path}, line {number}: {error}")
                 continue
             fact = raise_risk(catechism.fact)
             yield replace(catechism, fact=fact if fact.sources else replace(fact, sources=(source,)))

@@ -107,6 +107,12 @@ class Breaking:
         }  # fmt: skip
 
 
+def check_question(question: str) -> None:
+    """Raise UsageError for a question without a word: the model would begin a text of its own."""
+    if not question.strip():
+        raise UsageError("The question is empty. Give what the model is to go on from, in quotation marks.")
+
+
 class Answerer:
     """Asks a model under the compositions of a registry."""
 
@@ -116,7 +122,11 @@ class Answerer:
     def ask(
         self, question: str, composition: Composition, *, explain: bool = False, max_new_tokens: int = MAX_NEW_TOKENS
     ) -> Answer:
-        """The answer under a composition, with the edits that it hangs on where `explain` is set."""
+        """The answer under a composition, with the edits that it hangs on where `explain` is set.
+
+        Raises: UsageError for a question without a word.
+        """
+        check_question(question)
         edits = self._registry.active(composition)
         active = active_of(self._registry, edits)
         with self._bench.serving(active.deltas, active.notes) as served:

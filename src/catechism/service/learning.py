@@ -14,10 +14,9 @@ from pathlib import Path
 from catechism.delta import Delta
 from catechism.errors import BadFact, BadFeed, Denied, SolveError
 from catechism.evaluate import DEFAULT_GATES, Gate, Status
-from catechism.facts import read_feed
 from catechism.facts.belief import believes
 from catechism.facts.conflicts import Finding, FindingKind, Ledger, judge_belief
-from catechism.facts.feed import utc_now
+from catechism.facts.feed import read_rows, utc_now
 from catechism.facts.sentence import read_sentence
 from catechism.facts.synthesis import lesson_of, synthesise
 from catechism.facts.teacher import check_with_teacher
@@ -91,7 +90,7 @@ class Learner:
         """
         disputed = self._disputed(path)
         with Ledger(self._bench.bank, self._active_facts()) as ledger:
-            rows = _rows(path)
+            rows = read_rows(path)
             while True:
                 clock = _Clock()
                 with clock.at("read"):
@@ -275,7 +274,7 @@ class Learner:
         """Rows that a later row of the same feed contradicts, with what is said of it. Nobody knows which is right."""
         found: dict[str, str] = {}
         with Ledger(self._bench.bank) as ledger:
-            for row in _rows(path):
+            for row in read_rows(path):
                 if isinstance(row, Catechism):
                     for finding in ledger.add(row.fact):
                         if finding.kind is FindingKind.CONTRADICTION and finding.other is not None:
@@ -291,16 +290,6 @@ def active_of(registry: Registry, edits: Sequence[EditVersion]) -> Active:
     deltas = tuple(delta for edit in edits if (delta := registry.delta(edit.id)) is not None)
     notes = tuple(Note(edit.id, edit.subject, edit.fact.sentence) for edit in edits if edit.artifact is None)
     return Active(deltas, notes, tuple(registry.catechism(edit.id) for edit in edits))
-
-
-def _rows(path: Path) -> Iterator[Catechism | BadFeed | BadFact]:
-    """Rows and the errors of rows that cannot be used, in the order of the file."""
-    broken: list[BadFeed | BadFact] = []
-    for lesson in read_feed(path, on_error=broken.append):
-        yield from broken
-        broken.clear()
-        yield lesson
-    yield from broken
 
 
 def _failed(trial: Trial) -> list[str]:

@@ -11,23 +11,6 @@ from catechism.page import Page, Picture, Row
 from catechism.service.outcomes import Outcome, metrics_json
 from catechism.service.pictures import charts
 from catechism.service.service import Service
-from catechism.types import JSON
-
-
-def outcome_rows(outcomes: Sequence[Outcome]) -> list[dict[str, JSON]]:
-    """A row of a table for each outcome."""
-    return [
-        {
-            "row": o.name,
-            "question": o.lesson and o.lesson.fact.prompt,
-            "before": o.before,
-            "after": o.after,
-            "method": method_of(o) or None,
-            "ending": o.ending.value,
-            "why": o.reason,
-        }
-        for o in outcomes
-    ]
 
 
 def page_of(
