@@ -17,7 +17,7 @@ class Spool(list[JSON]):
 
     def __init__(self) -> None:
         super().__init__()
-        self._file = tempfile.TemporaryFile("w+", encoding="utf-8")
+        self._file = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115  # closed in __del__
         self._rows = 0
 
     def __del__(self) -> None:
