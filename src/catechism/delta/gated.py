@@ -11,8 +11,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from catechism.delta.address import ADDRESSES, Address
-from catechism.delta.effect import EFFECTS, Effect
+from catechism.delta.address import Address
+from catechism.delta.addresses import ADDRESSES
+from catechism.delta.effect import Effect
+from catechism.delta.effects import EFFECTS
 from catechism.delta.piece import STORED, Piece
 from catechism.errors import NonFiniteDelta, ShapeMismatch
 from catechism.types import JSON

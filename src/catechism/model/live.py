@@ -233,7 +233,7 @@ class LiveModel:
     @torch.no_grad()
     def next_logprobs(self, prompts: Sequence[str], *, batch_size: int = 64) -> Float[Tensor, "b v"]:
         """Log-probabilities of the token after every prompt, in order, on the CPU."""
-        rows = encoding.rows(self.tokenizer, prompts)
+        rows = encoding.rows(self.tokenizer, self._in_context(prompts))
         encoding.check_length(rows, self.max_tokens)
         done: dict[int, Tensor] = {}
         for batch in _by_length([row.ids for row in rows], batch_size):

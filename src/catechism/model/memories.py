@@ -186,7 +186,7 @@ class Memories:
             at = address, number
             if at not in frame.chosen:
                 features = tuple(self._recordings[f.side][place_of(f)] for f in table.address.features)
-                frame.chosen[at] = table.match(Reading(features, frame.prompt, x, before)).to(x.device)
+                frame.chosen[at] = table.match(features, frame, x, before)
             after = table.changed(frame.chosen[at], frame, x, before, after)
         return None if after is before else after.reshape(y.shape)
 
@@ -216,9 +216,14 @@ class _Table:
         return True
 
     @torch.no_grad()
-    def match(self, reading: Reading) -> Int[Tensor, " b"]:
+    def match(self, features: tuple[Tensor, ...], frame: Frame, x: Tensor, y: Tensor) -> Int[Tensor, " b"]:
         """The entry that acts in each row, numbered through all parts."""
-        return self._here(reading.inputs.device)[0].match(reading)[0]
+
+        def change(entry: Tensor) -> Tensor:
+            return self.changed(entry, frame, x, y, torch.zeros_like(y, dtype=torch.float32))
+
+        address = self._here(x.device)[0]
+        return address.match(Reading(features, frame.prompt, x, y, change))[0].to(x.device)
 
     def changed(self, entry: Tensor, frame: Frame, x: Tensor, before: Tensor, after: Tensor) -> Tensor:
         """`after` with what the entries add; rows without an entry are not touched."""
