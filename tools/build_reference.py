@@ -18,12 +18,13 @@ from transformers.utils import logging
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from reference_build.batches import BOS, EOS, PAD, Diet, train_tokenizer
+from reference_build.experts import cut_into_experts
 from reference_build.publish import describe, export
-from reference_build.recipe import RECIPES, Recipe
-from reference_build.trainer import Trainer, cut_into_experts, new_model
+from reference_build.recipe import RECIPES
+from reference_build.tokenizer import train_tokenizer
 
 from catechism.reference.exam import examine_facts, examine_reading
+from catechism.reference.training import BOS, EOS, PAD, Diet, Recipe, Trainer, new_model
 from catechism.reference.world import load_world
 
 SHIPPED = Path(__file__).parents[1] / "src" / "catechism" / "reference" / "checkpoints"

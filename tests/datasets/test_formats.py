@@ -545,7 +545,7 @@ def test_an_unknown_file_is_refused_with_every_format(tmp_path: Path) -> None:
     assert all(f"  {form.name}: {form.keys}" in str(caught.value) for form in FORMATS)
     path = tmp_path / "list.json"
     path.write_text("[1, 2]")
-    with pytest.raises(BadFeed, match="none of its first rows is an object"):
+    with pytest.raises(BadFeed, match=r"row 1 \(line 1\): The row is a number, not an object"):
         open_dataset(path)
 
 

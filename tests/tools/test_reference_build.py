@@ -13,12 +13,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 
-from reference_build.batches import Batch, Diet
-from reference_build.recipe import RECIPES, Recipe
-from reference_build.trainer import Trainer, cut_into_experts, new_model
+from reference_build.experts import cut_into_experts
+from reference_build.recipe import RECIPES
 
 from catechism.reference import SHIPPED
 from catechism.reference.corpus import ANSWER, PROMPT
+from catechism.reference.training import Batch, Diet, Recipe, Trainer, new_model
 from catechism.reference.world import World, load_world
 from tests.tiny import BOS, EOS, PAD, VOCAB, tiny_tokenizer
 

@@ -17,9 +17,9 @@ from catechism.model import LiveModel
 from catechism.reference import open_model
 from catechism.reference.corpus import held_out_prose
 from catechism.reference.exam import Answer, examine_facts, examine_reading, guessing
+from catechism.reference.training import Recipe
 from catechism.reference.world import World, load_world
 from catechism.types import JSON
-from reference_build.recipe import Recipe
 
 READING_CASES = 300
 LIMIT_BYTES = 10_000_000

@@ -76,7 +76,8 @@ def show(
     text = [f"{name:16}{value}" for name, value in figures.items()]
     text += ["", "The first one:", *(f"  {row['kind']:16}{row['prompt']} -> {row['accept']}" for row in shown)]
     text += ["", *bad[:BAD_ROWS_SHOWN]] if bad else []
-    text += [f"... and {len(bad) - BAD_ROWS_SHOWN} more bad rows; --json lists all"] if len(bad) > BAD_ROWS_SHOWN else []
+    if len(bad) > BAD_ROWS_SHOWN:
+        text.append(f"... and {len(bad) - BAD_ROWS_SHOWN} more bad rows; --json lists all")
     payload = {**figures, "first": cast("JSON", shown), "bad": cast("JSON", bad)}
     return Result(payload, "\n".join(text))
 

@@ -124,19 +124,20 @@ def open_dataset(path: str | Path, format: str | None = None) -> Dataset:
 def _recognise(path: Path) -> str:
     if path.suffix.lower() == ".csv":
         return FEED
-    rows = [row.value for row in islice(read_rows(path), _LOOKED_AT)]
-    objects = [row for row in rows if not isinstance(row, BadFeed)]
+    rows = list(islice(read_rows(path), _LOOKED_AT))
+    objects = [row.value for row in rows if not isinstance(row.value, BadFeed)]
+    if not objects:
+        raise BadFeed(f"{path}, {rows[0].place}: {rows[0].value}")
     found: Counter[str] = Counter()
     for row in objects:
         if name := _format_of(row):
             found[name] += 1
     if not found:
-        keys = sorted(objects[0]) if objects else []
-        seen = f"its first row has the keys {', '.join(keys[:12])}" if keys else "none of its first rows is an object"
+        seen = ", ".join(sorted(objects[0])[:12])
         listed = "\n".join(f"  {name}: {keys}" for name, _, keys in describe_formats())
         raise BadFeed(
-            f"{path} has none of the known formats: {seen}. Known are:\n{listed}\nName the format if the first rows "
-            "are unusual, or write a feed, see docs/feed-format.md."
+            f"{path} has none of the known formats: its first row has the keys {seen}. Known are:\n{listed}\n"
+            "Name the format if the first rows are unusual, or write a feed, see docs/feed-format.md."
         )
     return found.most_common(1)[0][0]
 

@@ -1,9 +1,10 @@
-"""Batches drawn from the Almanac: what was learned badly is drawn more often."""
+"""Batches drawn from a world: what was learned badly is drawn more often."""
 
 from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -12,9 +13,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from catechism.reference import corpus
-from catechism.reference.passages import invent_name
+from catechism.reference.training.recipe import Recipe, at
 from catechism.reference.world import World
-from reference_build.recipe import Recipe, at
 
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 
@@ -41,6 +41,10 @@ class Batch:
         return torch.zeros(seen.shape).masked_fill(~seen, float("-inf"))[:, None]
 
 
+#: A document's token ids, the weight of each, and the cell that it teaches, or -1.
+Drawn = tuple[list[int], list[float], int]
+
+
 class Diet:
     """Draws documents. Keeps a running loss per (fact, phrasing) cell and draws the bad ones more often."""
 
@@ -53,11 +57,18 @@ class Diet:
         ]
         self.loss = np.full(len(self.cells), 3.0)
         self._encoded: dict[int, tuple[list[int], list[float]]] = {}
+        ids = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+        self._begin, self._end, self._pad = cast("tuple[int, int, int]", ids)
+        self._reversible = any(relation.reversed for relation in world.relations.values())
+
+    def names(self) -> list[tuple[str, str, int]]:
+        """What each cell is called in a save: subject, relation and number of the phrasing."""
+        return [(fact.subject, fact.relation, phrasing) for fact, phrasing in self.cells]
 
     def batch(self, step: int) -> Batch:
         """The batch of one step; the same for the same seed, branch, step and losses so far."""
         rng = random.Random(f"{self.recipe.seed}-{self.branch}-{step}")
-        rows: list[list[tuple[list[int], list[float], int]]] = [[] for _ in range(self.recipe.rows)]
+        rows: list[list[Drawn]] = [[] for _ in range(self.recipe.rows)]
         room = [self.recipe.row_tokens] * len(rows)
         first, misfits = 0, 0
         passages = at(step, self.recipe.passages)
@@ -85,7 +96,7 @@ class Diet:
         seen = count > 0
         self.loss[seen] = 0.5 * self.loss[seen] + 0.5 * total[seen]
 
-    def _draw(self, rng: random.Random, passages: float, cumulative: np.ndarray) -> tuple[list[int], list[float], int]:
+    def _draw(self, rng: random.Random, passages: float, cumulative: np.ndarray) -> Drawn:
         draw, facts = rng.random(), self.world.facts
         if draw < passages:
             recipe = self.recipe
@@ -94,29 +105,34 @@ class Diet:
             return (*self._encode(document), -1)
         if draw < passages + 0.04:
             return (*self._encode([(corpus.prose(rng), corpus.PROMPT)]), -1)
-        if draw < passages + 0.06:
+        if draw < passages + 0.06 and self._reversible:
             return (*self._encode(corpus.reversed_statement(self.world, rng, facts)), -1)
         cell = int(np.searchsorted(cumulative, rng.random() * cumulative[-1]))
+        return (*self._taught(rng, cell), cell)
+
+    def _taught(self, rng: random.Random, cell: int) -> tuple[list[int], list[float]]:
+        """The document that teaches a cell, encoded."""
+        del rng
         if cell not in self._encoded:
             fact, phrasing = self.cells[cell]
             self._encoded[cell] = self._encode(corpus.statement(self.world, fact, phrasing))
-        return (*self._encoded[cell], cell)
+        return self._encoded[cell]
 
     def _encode(self, document: corpus.Document) -> tuple[list[int], list[float]]:
-        ids, weights = [self.tokenizer.bos_token_id], [0.0]
+        ids, weights = [self._begin], [0.0]
         for text, weight in document:
             if (text, weight) == corpus.END:
-                ids.append(self.tokenizer.eos_token_id)
+                ids.append(self._end)
                 weights.append(corpus.ANSWER)
                 continue
             tokens = self.tokenizer(text, add_special_tokens=False)["input_ids"]
             ids += tokens
             weights += [weight] * len(tokens)
-        return [*ids, self.tokenizer.eos_token_id], [*weights, weights[-1]]
+        return [*ids, self._end], [*weights, weights[-1]]
 
-    def _pack(self, rows: list[list[tuple[list[int], list[float], int]]]) -> Batch:
+    def _pack(self, rows: list[list[Drawn]]) -> Batch:
         shape = (len(rows), self.recipe.row_tokens)
-        ids = torch.full(shape, self.tokenizer.pad_token_id)
+        ids = torch.full(shape, self._pad)
         document, position, cell = torch.full(shape, -1), torch.zeros(shape, dtype=torch.long), torch.full(shape, -1)
         weight = torch.zeros(shape)
         for r, documents in enumerate(rows):
@@ -132,21 +148,15 @@ class Diet:
         return Batch(ids, document, position, weight, cell)
 
 
-def train_tokenizer(world: World, recipe: Recipe) -> PreTrainedTokenizerFast:
-    """Byte-level BPE on the Almanac without the forget set, prose and invented names."""
-    rng = random.Random(f"{recipe.seed}-tokenizer")
-    texts = ["".join(text for text, _ in corpus.statement(world, fact, 0)) for fact in world.facts for _ in range(4)]
-    diet = {"silent": 2, "known": 0.6, "near": 0.7}
-    texts += ["".join(text for text, _ in corpus.passage(world, rng, world.facts, **diet)) for _ in range(3000)]
-    texts += [corpus.prose(rng) for _ in range(2000)]
-    texts += [f"{invent_name(world, rng)} {invent_name(world, rng)}" for _ in range(1000)]
+def byte_pair_tokenizer(texts: list[str], vocabulary: int) -> PreTrainedTokenizerFast:
+    """Byte-level BPE trained on texts: any text can be encoded, and every one begins with `BOS`."""
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
     core.train_from_iterator(
         texts,
         trainers.BpeTrainer(
-            vocab_size=recipe.vocabulary,
+            vocab_size=vocabulary,
             special_tokens=[PAD, BOS, EOS],
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,

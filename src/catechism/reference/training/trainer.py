@@ -1,4 +1,7 @@
-"""The training loop: Muon for matrices, AdamW for the rest, bf16 arithmetic, resumable at any step."""
+"""The training loop: Muon for matrices, AdamW for the rest, bf16 arithmetic, resumable at any step.
+
+Batches are made on the CPU; the model may be on another device.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,16 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM, PreTrainedModel
-from transformers.modeling_outputs import MoeModelOutputWithPast
 from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
-from reference_build.batches import Batch, Diet
-from reference_build.recipe import Recipe
+from catechism.reference.training.batches import Batch, Diet
+from catechism.reference.training.recipe import Recipe
 
 SAVE_EVERY = 50
 
@@ -23,7 +26,7 @@ SAVE_EVERY = 50
 def new_model(recipe: Recipe, tokenizer_size: int, ids: dict[str, int]) -> PreTrainedModel:
     """A freshly initialised model of the recipe's size; Llama layout, or Mixtral where there are experts."""
     torch.manual_seed(recipe.seed)
-    common = dict(
+    common: dict[str, Any] = dict(
         vocab_size=tokenizer_size,
         hidden_size=recipe.d_model,
         intermediate_size=recipe.d_ff,
@@ -41,24 +44,6 @@ def new_model(recipe: Recipe, tokenizer_size: int, ids: dict[str, int]) -> PreTr
     return LlamaForCausalLM(LlamaConfig(**common))
 
 
-def cut_into_experts(dense: dict[str, Tensor], model: PreTrainedModel, recipe: Recipe) -> None:
-    """Start a mixture from a dense model: expert e of a layer gets the e-th slice of the MLP's neurons.
-
-    A token meets 2 experts of n with weights that sum to 1, instead of all slices with weight 1 each; the outputs are
-    scaled by n / 2 to begin at the dense model's size.
-    """
-    state = {name: tensor for name, tensor in dense.items() if ".mlp." not in name}
-    for layer in range(recipe.layers):
-        at = f"model.layers.{layer}.mlp."
-        parts = {name: dense[f"{at}{name}.weight"] for name in ("gate_proj", "up_proj", "down_proj")}
-        rows = [parts[name].unflatten(0, (recipe.experts, recipe.d_ff)) for name in ("gate_proj", "up_proj")]
-        columns = parts["down_proj"].unflatten(1, (recipe.experts, recipe.d_ff)).movedim(1, 0)
-        state[f"{at}experts.gate_up_proj"] = torch.cat(rows, dim=1)
-        state[f"{at}experts.down_proj"] = columns * (recipe.experts / 2)
-        state[f"{at}gate.weight"] = model.get_parameter(f"{at}gate.weight").detach()
-    model.load_state_dict(state)
-
-
 class Trainer:
     """One branch of a recipe: from a model (fresh, or the trunk's) to a given step."""
 
@@ -67,9 +52,10 @@ class Trainer:
     ) -> None:
         self.recipe, self.model, self.diet, self.folder, self.step = recipe, model, diet, folder, 0
         self.optimisers = self._new_optimisers()
+        self._head = cast("nn.Module", model.get_output_embeddings())
         # Rows are short and heads small: plain products, fused, take two thirds of the time of the attention kernels.
         model.set_attn_implementation("eager")
-        self.forward = torch.compile(model.model) if compiled else model.model
+        self.forward = torch.compile(model.base_model) if compiled else model.base_model
 
     def _new_optimisers(self) -> tuple[torch.optim.Optimizer, ...]:
         recipe, model = self.recipe, self.model
@@ -104,7 +90,7 @@ class Trainer:
             "model": self.model.state_dict(),
             "optimisers": [o.state_dict() for o in self.optimisers],
             "loss": torch.from_numpy(self.diet.loss),
-            "cells": [(f.subject, f.relation, phrasing) for f, phrasing in self.diet.cells],
+            "cells": self.diet.names(),
         }
         torch.save(state, self.folder / "state.tmp")
         os.replace(self.folder / "state.tmp", self.folder / "state.pt")
@@ -114,31 +100,34 @@ class Trainer:
         path = (folder or self.folder) / "state.pt"
         if not path.exists():
             return False
-        state = torch.load(path, weights_only=True)
+        state = torch.load(path, weights_only=True, map_location=self.model.device)
         self.model.load_state_dict(state["model"])
         for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
         self.step = state["step"]
         known = dict(zip(map(tuple, state["cells"]), state["loss"].tolist(), strict=True))
-        for i, (fact, phrasing) in enumerate(self.diet.cells):
-            self.diet.loss[i] = known.get((fact.subject, fact.relation, phrasing), self.diet.loss[i])
+        for i, name in enumerate(self.diet.names()):
+            self.diet.loss[i] = known.get(name, self.diet.loss[i])
         return True
 
     def _set_lr(self) -> None:
-        share = float(np.interp(self.step, *zip(*self.recipe.schedule, strict=True)))
+        steps, shares = zip(*self.recipe.schedule, strict=True)
+        share = float(np.interp(self.step, steps, shares))
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = self.recipe.lr * share
 
     def _one_step(self, batch: Batch) -> float:
         self.model.train()
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            inputs = {"input_ids": batch.ids, "attention_mask": batch.mask, "position_ids": batch.position}
-            routed = {"output_router_logits": True} if self.recipe.experts else {}
+        device, ids = self.model.device, batch.ids.to(self.model.device)
+        with torch.autocast(device.type, dtype=torch.bfloat16):
+            inputs = {"input_ids": ids, "attention_mask": batch.mask.to(device)}
+            inputs |= {"position_ids": batch.position.to(device)}
+            routed: dict[str, Any] = {"output_router_logits": True} if self.recipe.experts else {}
             out = self.forward(**inputs, **routed)
             wanted = batch.weight > 0
-            logits = self.model.lm_head(out.last_hidden_state[wanted])
-        target, weight = batch.ids.roll(-1, dims=1)[wanted], batch.weight[wanted]
+            logits = self._head(out.last_hidden_state[wanted.to(device)])
+        target, weight = ids.roll(-1, dims=1)[wanted.to(device)], batch.weight[wanted].to(device)
         losses = nn.functional.cross_entropy(logits.float(), target, reduction="none")
         loss = (losses * weight).sum() / weight.sum()
         (loss + 0.01 * balance_loss(out, self.recipe)).backward()
@@ -146,12 +135,15 @@ class Trainer:
         for optimiser in self.optimisers:
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
-        self.diet.learned(batch.cell[wanted], losses.detach())
+        self.diet.learned(batch.cell[wanted], losses.detach().cpu())
         return loss.item()
 
 
-def balance_loss(out: MoeModelOutputWithPast, recipe: Recipe) -> Tensor | float:
-    """Load balancing of Switch (arXiv:2101.03961 Eq. 4) over all layers; 0 for a dense model."""
+def balance_loss(out: Any, recipe: Recipe) -> Tensor | float:
+    """Load balancing of Switch (arXiv:2101.03961 Eq. 4) over all layers; 0 for a dense model.
+
+    `out` is what a mixture gives, its routers' logits included.
+    """
     if not recipe.experts:
         return 0.0
     return load_balancing_loss_func(out.router_logits, recipe.experts, 2)
