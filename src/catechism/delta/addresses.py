@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from catechism.delta.address import POOLINGS, Feature, Match, Reading, renumbered
 from catechism.delta.bits import overlaps, pack, words
+from catechism.delta.keyed import KeyedAddress
 from catechism.delta.piece import Piece
 from catechism.errors import ShapeMismatch
 
@@ -248,4 +249,6 @@ def nothing(rows: Tensor) -> Match:
 
 
 #: Kind -> class of every address that a delta may hold.
-ADDRESSES: Mapping[str, type[Piece]] = {kind.kind: kind for kind in (PaperAddress, RadiusAddress, ActivationAddress)}
+ADDRESSES: Mapping[str, type[Piece]] = {
+    kind.kind: kind for kind in (PaperAddress, RadiusAddress, ActivationAddress, KeyedAddress)
+}
