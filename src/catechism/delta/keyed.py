@@ -22,6 +22,7 @@ from catechism.delta.spreads import Spreads, fit_spreads, group_means
 from catechism.errors import ShapeMismatch
 
 SAMPLE = 512  # entries that spreads and threshold are taken from: the 10,000th edit costs as much as the 1,000th
+SLACK = 0.01  # nats above a wrong text's score, so that rounding decides nothing
 MISSED = 0.01  # share of the right texts that may stay below the threshold where there is room to choose
 
 
@@ -83,7 +84,7 @@ class KeyedAddress(Piece):
 
     An entry fires if its score is the largest of all and at least `threshold`. That is the larger of
 
-    * what a share `rate` of the wrong texts exceed: texts that were written as wrong for an entry, scored for it; and,
+    * what a share `rate` of the wrong texts reach: texts that were written as wrong for an entry, scored for it; and,
       on their own, the right texts of each entry, scored for the best of the others;
     * 0, where it is as likely as not that the question is asked; less, if `MISSED` of the right texts fall below it,
       each scored with its own wording left out of its entry's key.
@@ -224,7 +225,7 @@ class Evidence:
     Attributes:
         right: score of every right text for its own entry, its wording left out of the key. Empty where every entry
             has but one wording.
-        limit: score that a share `rate` of the wrong texts exceed; minus infinity where there is none.
+        limit: score that a share `rate` of the wrong texts reach; minus infinity where there is none.
     """
 
     right: Float[Tensor, " m"]
@@ -285,5 +286,5 @@ def _evidence(table: _Table, texts: Texts, chosen: Int[Tensor, " s"], rate: floa
 
 
 def _exceeded(scores: Float[Tensor, " n"], rate: float) -> float:
-    """The smallest score that no more than this share of the scores exceed."""
-    return float(scores.sort().values[math.ceil((1 - rate) * len(scores)) - 1])
+    """A score that no more than this share of the scores reach."""
+    return float(scores.sort().values[math.ceil((1 - rate) * len(scores)) - 1]) + SLACK
