@@ -27,6 +27,9 @@ from tests.tiny import tiny_model, tiny_tokenizer
 #: Settings that make each method quick. A method without a line here is not finished.
 QUICK: Mapping[str, dict[str, Any]] = {
     "distill": {"steps_a": 1, "steps_b": 2, "contexts": 1, "context_tokens": 3, "background": 2},
+    "ft_bf": {"epochs": 2},
+    "ft_l": {"steps": 2},
+    "ft_m": {"steps": 2},
     "lora": {"steps": 2},
     "rome": {"contexts": 1, "context_tokens": 3, "search": Search(steps=2, stop=0.0)},
 }

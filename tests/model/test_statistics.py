@@ -187,7 +187,7 @@ def test_a_write_that_fails_leaves_no_file_behind(tmp_path: Path, monkeypatch: p
     def fail(*args: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("catechism.model.statistics.os.replace", fail)
+    monkeypatch.setattr("catechism.model.cache.os.replace", fail)
     with pytest.raises(OSError, match="disk full"):
         covariance(live_model(), Site(0, Role.MLP_OUT), TEXTS, n_tokens=20, cache=tmp_path)
     assert not list(tmp_path.iterdir())

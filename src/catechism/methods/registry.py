@@ -16,6 +16,9 @@ from catechism.types import Catechism
 #: Name of a method -> where its class is. A method is imported when it is asked for.
 METHODS: Mapping[str, str] = {
     "distill": "catechism.methods.train.distill:Distill",
+    "ft_bf": "catechism.methods.train.ft_bf:FtBf",
+    "ft_l": "catechism.methods.train.ft_l:FtL",
+    "ft_m": "catechism.methods.train.ft_m:FtM",
     "lora": "catechism.methods.train.lora:Lora",
     "rome": "catechism.methods.edit.rome:Rome",
 }

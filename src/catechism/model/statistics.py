@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import logging
-import os
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from catechism.delta.low_rank import tensor_bytes
 from catechism.errors import BadSpec, WrongBase
-from catechism.hashing import digest_bytes, digest_json
+from catechism.hashing import digest_json
 from catechism.model import encoding
+from catechism.model.cache import Cached, cache_file, read_cached, write_cached
 from catechism.model.live import LiveModel
 from catechism.model.trace import record
 from catechism.types import Site
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,13 +60,12 @@ def covariance(
         )
     windows = _first_tokens(live, texts, n_tokens)
     key = _key(live, site, windows, n_tokens)
-    file = cache / f"covariance-{key.removeprefix('sha256:')}.safetensors" if cache else None
-    matrix = _read(file, key) if file else None
-    if matrix is None:
-        matrix = _second_moment(live, site, windows, batch_size) / n_tokens
-        if file:
-            _write(file, key, matrix)
-    return Covariance(matrix, n_tokens, key)
+    file = cache_file(cache, "covariance", key)
+    kept = read_cached(file, key)
+    if kept is None:
+        kept = Cached({"matrix": _second_moment(live, site, windows, batch_size) / n_tokens})
+        write_cached(file, key, kept)
+    return Covariance(kept.tensors["matrix"], n_tokens, key)
 
 
 def _first_tokens(live: LiveModel, texts: Iterable[str], n_tokens: int) -> list[encoding.Row]:
@@ -130,35 +122,3 @@ def _batches(windows: Sequence[encoding.Row], batch_size: int) -> Iterator[list[
     ordered = sorted(windows, key=lambda row: len(row.ids))
     for start in range(0, len(ordered), batch_size):
         yield ordered[start : start + batch_size]
-
-
-def _digest(matrix: Tensor) -> str:
-    return digest_bytes(str(tuple(matrix.shape)).encode(), tensor_bytes(matrix))
-
-
-def _read(file: Path, key: str) -> Tensor | None:
-    """The cached matrix, or None if there is none or its bytes are not what was written."""
-    if not file.is_file():
-        return None
-    try:
-        with safe_open(file, framework="pt") as stored:
-            metadata, matrix = stored.metadata() or {}, stored.get_tensor("matrix")
-    except (SafetensorError, OSError, ValueError) as error:
-        _log.warning("Cached covariance %s cannot be read (%s); computing it again.", file, error)
-        return None
-    if metadata.get("key") != key or metadata.get("digest") != _digest(matrix):
-        _log.warning("Cached covariance %s does not match its digest; computing it again.", file)
-        return None
-    return matrix
-
-
-def _write(file: Path, key: str, matrix: Tensor) -> None:
-    """Write beside the file and move into place, so that no reader meets half of it."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=file.parent, prefix=file.stem[:24], suffix=".tmp")
-    os.close(handle)
-    try:
-        save_file({"matrix": matrix.contiguous()}, name, metadata={"key": key, "digest": _digest(matrix)})
-        os.replace(name, file)
-    finally:
-        Path(name).unlink(missing_ok=True)
