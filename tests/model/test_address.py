@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
@@ -23,7 +23,7 @@ from catechism.model import LiveModel
 from catechism.model.address import Addresses, Reach, last_states, others_of, wordings_of
 from catechism.model.background import Background
 from catechism.reference import open_model
-from catechism.reference.corpus import held_out_prose
+from catechism.reference.corpus import background_texts, held_out_prose
 from catechism.reference.world import load_world, prompt_of
 from catechism.types import UNMOVED, Catechism, Fact, Kind, Question
 from tests.tiny import tiny_model, tiny_tokenizer
@@ -192,7 +192,7 @@ def facts() -> tuple[Catechism, ...]:
 
 @cache
 def addresses() -> Addresses:
-    return Addresses(almanac(), Background(almanac()), LAYER)
+    return Addresses(almanac(), Background(almanac(), partial(background_texts, load_world())), LAYER)
 
 
 @cache
@@ -209,12 +209,9 @@ def found(address: KeyedAddress, texts: Sequence[str], live: LiveModel | None = 
 @cache
 def asking() -> frozenset[str]:
     """Every question that asks for a fact that is stored: another edit's neighbour may be one."""
-    world = load_world()
-    return frozenset(
-        prompt_of(template, c.fact.subject)
-        for c in facts()
-        for template in world.relations[c.fact.relation or ""].phrasings
-    )
+    relations = load_world().relations
+    stated = [catechism.fact for catechism in facts()]
+    return frozenset(prompt_of(t, fact.subject) for fact in stated for t in relations[fact.relation or ""].phrasings)
 
 
 def test_unseen_phrasings_find_their_entry_and_other_questions_find_none() -> None:
