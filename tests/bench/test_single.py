@@ -195,7 +195,7 @@ def test_the_first_fit_warms_up_and_does_not_count(
 def test_a_bad_feed_or_method_is_refused_before_the_model_is_opened(
     feed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("catechism.bench.single.open_model", lambda *_, **__: pytest.fail("opened"))
+    monkeypatch.setattr("catechism.bench.stage.open_model", lambda *_, **__: pytest.fail("opened"))
     bad = tmp_path / "bad.jsonl"
     bad.write_text("{")
     with pytest.raises(BadFeed):

@@ -6,12 +6,9 @@ Timing: `seconds_per_edit` is the wall time of `Method.fit` for one fact alone. 
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from functools import cached_property, partial
+from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast
@@ -19,23 +16,19 @@ from typing import Any, cast
 from rich.console import Console
 from rich.progress import Progress
 
-from catechism.bench.cases import draw_catechisms
 from catechism.bench.layers import choose_layer
+from catechism.bench.sources import ALMANAC, Source, known_to, open_source
+from catechism.bench.stage import open_stage, peak_rss_mb
 from catechism.delta import Delta
 from catechism.errors import UsageError
 from catechism.evaluate import METRICS, Interview, interview, join, report, wilson
 from catechism.evaluate.interview import answer_budget
-from catechism.facts.feed import read_feed
+from catechism.matching import passes
 from catechism.methods import Method, method
 from catechism.model import LiveModel
 from catechism.model.background import Background
-from catechism.reference import SHIPPED, open_model
-from catechism.reference.corpus import background_texts, held_out_prose
-from catechism.reference.world import load_world
 from catechism.settings import Settings
 from catechism.types import JSON, Catechism, Rate
-
-HELD_OUT_TEXTS = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +39,13 @@ class Request:
         model: a shipped model, a folder, or a hub name.
         methods: names of methods; a row for each.
         facts: how many.
-        data: a feed; None draws facts of the Almanac by `seed`.
+        data: a feed or a file of a public benchmark; None draws facts of the Almanac by `seed`.
         text: a plain text file with blank lines between its paragraphs; the first half is for statistics, the second
             for perplexity. None takes the Almanac's own text for a shipped model; for another model it takes what
             the model writes by itself, and perplexity is not measured.
         layer: the layer to edit; None measures which one, for each method.
         seed: draws facts, new objects, contexts and intervals.
+        known_only: only facts whose old object the model says before the edit.
     """
 
     model: str = "almanac"
@@ -61,6 +55,7 @@ class Request:
     text: Path | None = None
     layer: int | None = None
     seed: int = 0
+    known_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,6 +66,7 @@ class Bench:
     catechisms: list[Catechism]
     background: Background
     held_out: list[str]
+    source: Source = field(default_factory=lambda: Source(ALMANAC))
 
     @cached_property
     def before(self) -> list[Interview]:
@@ -78,12 +74,18 @@ class Bench:
         budget = answer_budget(self.catechisms)
         return [interview(self.live, [catechism], max_new_tokens=budget) for catechism in self.catechisms]
 
+    def describe_data(self) -> dict[str, JSON]:
+        """Where the facts come from, and of how many the model said the old object before any edit."""
+        said = [(c.fact.old_object, one.answers[0][0]) for c, one in zip(self.catechisms, self.before, strict=True)]
+        known = sum(old is not None and passes(answer, (old,), ()) for old, answer in said)
+        return {**self.source.describe(), "known_before": known}
+
 
 def run(request: Request, settings: Settings, console: Console) -> dict[str, JSON]:
     """Run the benchmark.
 
-    Returns: ``rows``, one for each method; ``layers``, what the choice of each method's layer rests on; ``misses``, the
-        questions that went wrong.
+    Returns: ``rows``, one for each method; ``data``, where the facts come from; ``layers``, what the choice of each
+        method's layer rests on; ``misses``, the questions that went wrong.
     Raises: UnknownName for a method that there is not; UsageError without methods or facts; BadFeed for a feed that
         cannot be read, before the model is opened; BadFact for a fact whose subject is not in its prompt.
     """
@@ -107,47 +109,39 @@ def run(request: Request, settings: Settings, console: Console) -> dict[str, JSO
             {**row, "layer": layer, "seconds_prepare": opened + chosen_in + cast("float", row["seconds_prepare"])}
         )
         misses += [{"method": editor.name, **miss} for miss in missed]
-    return {"rows": rows, "model": describe(bench.live), "layers": layers, "misses": misses}
+    return {
+        "rows": rows,
+        "model": describe(bench.live),
+        "data": bench.describe_data(),
+        "layers": layers,
+        "misses": misses,
+    }
 
 
 def prepare(request: Request, settings: Settings) -> Bench:
-    """The facts first, then the model: a feed that cannot be read costs no time."""
+    """The facts first, then the model: a file that cannot be read costs no time."""
     if request.facts < 1:
         raise UsageError(f"facts={request.facts} leaves nothing to edit. Give 1 or more.")
-    if request.data is not None:
-        catechisms = list(islice(read_feed(request.data), request.facts))
-    else:
-        catechisms = draw_catechisms(load_world(), request.facts, seed=request.seed)
-    texts: Callable[[], Iterable[str]] | None = None
-    held_out: list[str] = []
-    if request.text is not None:
-        paragraphs = _paragraphs(request.text)
-        half = len(paragraphs) // 2
-        texts, held_out = partial(iter, paragraphs[:half]), paragraphs[half:][:HELD_OUT_TEXTS]
-    elif request.model in SHIPPED:
-        texts, held_out = partial(background_texts, load_world()), held_out_prose(HELD_OUT_TEXTS)
-    live = open_model(request.model, device_map=settings.device)
+    source = open_source(request.data)
+    stream = source.catechisms(request.facts, seed=request.seed)
+    catechisms = [] if request.known_only else list(islice(stream, request.facts))
+    stage = open_stage(request.model, request.text, request.seed, settings)
+    live = stage.live
+    if request.known_only:
+        catechisms = known_to(live, stream, request.facts)
+    if not catechisms:
+        raise UsageError(
+            f"No fact is left to edit: {source.read} were read, {len(source.bad)} rows were bad"
+            + (f", and {live.name} says the old object of none. Drop --known-only." if request.known_only else ".")
+        )
     for catechism in catechisms:
         live.subject_last(catechism.fact.prompt, catechism.fact.subject)
-    return Bench(live, catechisms, Background(live, texts, cache=settings.cache, seed=request.seed), held_out)
+    return Bench(live, catechisms, stage.background, stage.held_out, source)
 
 
 def describe(live: LiveModel) -> dict[str, JSON]:
     """Which model it was."""
     return {"name": live.name, "type": live.anatomy.arch.model_type, "base": live.base}
-
-
-def _paragraphs(file: Path) -> list[str]:
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{file} cannot be read as text: {error}. Give a plain UTF-8 text file.") from error
-    paragraphs = [p.strip() for p in text.split("\n\n") if len(p.split()) > 3]
-    if len(paragraphs) < 2:
-        raise UsageError(
-            f"{file} holds {len(paragraphs)} paragraphs. Give at least two, with blank lines between them."
-        )
-    return paragraphs
 
 
 def run_one(
@@ -190,7 +184,7 @@ def run_one(
     row |= {
         "reversion_exact": wilson(exact, n).json(),
         "seconds_per_edit": seconds / n,
-        "peak_rss_mb": _peak_rss_mb(),
+        "peak_rss_mb": peak_rss_mb(),
         "delta_bytes": sum(delta.nbytes for delta in deltas) / n,
     }
     misses: list[dict[str, JSON]] = [
@@ -204,9 +198,3 @@ def run_one(
 
 def _json(value: Rate | float | None) -> JSON:
     return value.json() if isinstance(value, Rate) else value
-
-
-def _peak_rss_mb() -> float:
-    """Highest resident memory of this process so far, in MB. Linux counts in kB, macOS in bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1e6 if sys.platform == "darwin" else 1e3)

@@ -18,7 +18,9 @@ from catechism.types import JSON
 
 
 def register(app: typer.Typer) -> None:
-    """Add the group to the command line."""
+    """Add the group to the command line, with the commands that stand in files of their own."""
+    from catechism.cli import bench_many  # noqa: F401 -- importing it adds its commands
+
     app.add_typer(group, name="bench")
 
 
@@ -34,13 +36,14 @@ Model = Annotated[str, typer.Option(help="A shipped model, a folder, or a hub na
 Facts = Annotated[int, typer.Option(min=1, help="How many facts, drawn by the seed.")]
 Data = Annotated[
     Path | None,
-    typer.Option(help="A feed (JSON Lines) instead of the model's own world.", exists=True, dir_okay=False),
+    typer.Option(help="A feed or a public benchmark's file, not the model's own world.", exists=True, dir_okay=False),
 ]
 Text = Annotated[
     Path | None, typer.Option(help="Plain text for statistics and perplexity.", exists=True, dir_okay=False)
 ]
 Layer = Annotated[int | None, typer.Option(min=0, help="The layer to edit; measured where it is not given.")]
 Seed = Annotated[int, typer.Option(help="Draws the facts and their new objects.")]
+KnownOnly = Annotated[bool, typer.Option("--known-only", help="Only facts whose old object the model says.")]
 
 
 @verb(group, "single")
@@ -52,6 +55,7 @@ def single(
     text: Text = None,
     layer: Layer = None,
     seed: Seed = 0,
+    known_only: KnownOnly = False,
 ) -> Result:
     """Edit one fact at a time.
 
@@ -62,7 +66,7 @@ def single(
     from catechism.bench.single import Request, run
 
     names = tuple(name.strip() for name in methods.split(",") if name.strip())
-    request = Request(model=model, methods=names, facts=facts, data=data, text=text, layer=layer, seed=seed)
+    request = Request(model, names, facts, data, text, layer, seed, known_only)
     return _answer(run(request, Settings.from_environment(os.environ), Console(stderr=True)), seed)
 
 

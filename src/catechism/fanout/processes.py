@@ -1,16 +1,21 @@
-"""Workers in processes of their own on this machine, started afresh so that nothing is inherited but the setup."""
+"""Workers in processes of their own on this machine, started afresh so that nothing is inherited but the setup.
+
+Messages are plain pickles between a process and its own children. Torch's way of sharing tensors by file handles is not
+used: a result must outlive the worker that it comes from.
+"""
 
 from __future__ import annotations
 
 import multiprocessing
 import pickle
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from catechism.errors import UsageError
+from catechism.errors import CatechismError, UsageError
 from catechism.fanout.executors import Executor, Setup, Work
 
 _PATIENCE_S = 10.0  # for a worker to save what it has when it is told to stop
@@ -87,13 +92,13 @@ class Processes(Executor):
 
     def _send(self, worker: _Worker, message: Any) -> None:
         try:
-            worker.pipe.send(message)
+            worker.pipe.send_bytes(pickle.dumps(message))
         except (BrokenPipeError, ConnectionResetError):
             raise self._died(worker) from None
 
     def _receive(self, worker: _Worker) -> tuple[int, Any, BaseException | None]:
         try:
-            return worker.pipe.recv()
+            return pickle.loads(worker.pipe.recv_bytes())
         except (EOFError, ConnectionResetError):
             raise self._died(worker) from None
 
@@ -111,7 +116,7 @@ def _serve(pipe: Connection, setup: Setup) -> None:
     work, shared, state, is_ready = None, None, None, False
     try:
         while True:
-            first, second = pipe.recv()
+            first, second = pickle.loads(pipe.recv_bytes())
             if not isinstance(first, int):
                 work, shared = first, second
                 continue
@@ -121,7 +126,7 @@ def _serve(pipe: Connection, setup: Setup) -> None:
                 reply: tuple[int, Any, BaseException | None] = first, work(state, shared, second), None  # type: ignore[misc]
             except Exception as error:
                 reply = first, None, _travelling(error)
-            pipe.send(reply)
+            pipe.send_bytes(pickle.dumps(reply))
     except (EOFError, KeyboardInterrupt, BrokenPipeError):
         pass  # nobody waits for an answer any more
     finally:
@@ -129,7 +134,9 @@ def _serve(pipe: Connection, setup: Setup) -> None:
 
 
 def _travelling(error: Exception) -> BaseException:
-    """The error, or, where it cannot be pickled, one that says the same."""
+    """The error, or, where it cannot be pickled, one that says the same; with its traceback where it is no refusal."""
+    if not isinstance(error, CatechismError):
+        error.add_note("".join(traceback.format_exception(error)))
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:

@@ -36,6 +36,7 @@ class Progress:
     steps: int = 0
 
 
+@runtime_checkable
 class Stream(Protocol):
     """Edits one after the other. The model that it is opened on is never left changed."""
 
