@@ -23,7 +23,7 @@ def write_report(
 
     Args:
         title: its heading.
-        found: what the benchmark returned: rows, model, data, layers, misses, failures.
+        found: what the benchmark returned: rows, model, data, layers, misses, failures; conclusions, where it drew any.
         circumstances: machine, seed, command, version.
         pictures: of the rows.
         path: where it goes.
@@ -55,7 +55,8 @@ def write_report(
     errors = [row for row in rows if row.get("error")]
     if errors:
         tables.append(table_of("Methods that failed", errors, ("method", "error")))
-    return write_figures(Figures(title, facts, conclusions(rows), pictures, _filled(tables)), path)
+    words = cast("list[str]", found.get("conclusions") or conclusions(rows))
+    return write_figures(Figures(title, facts, words, pictures, _filled(tables)), path)
 
 
 FREE = (

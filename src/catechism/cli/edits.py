@@ -16,6 +16,7 @@ from catechism.cli.spool import Spool
 from catechism.settings import Settings
 
 ModelOption = Annotated[str, typer.Option(help="A shipped model, a folder, or a hub name.")]
+AUTO = "auto"  # not a method: the selector's choice
 SHOWN = 200  # rows of a feed that are shown to a person; a program gets all
 ByOption = Annotated[str, typer.Option("--by", help="Who does it; without it, CATECHISM_USER or your login.")]
 EditArgument = Annotated[str, typer.Argument(metavar="EDIT", help="An edit's id, or enough of it or of its digest.")]
@@ -48,7 +49,7 @@ def learn(
         str, typer.Argument(metavar="FEED|SENTENCE", help="A .jsonl or .csv file, or one plain sentence.")
     ],
     model: ModelOption = "almanac",
-    method: Annotated[str | None, typer.Option(help="One method for all; without it the selector chooses.")] = None,
+    method: Annotated[str, typer.Option(help="One method for all; auto lets the selector choose.")] = AUTO,
     release: Annotated[bool, typer.Option(help="Promote what passes its gates.")] = False,
     supersede: Annotated[bool, typer.Option(help="Replace active edits that say otherwise.")] = False,
     gates: Annotated[
@@ -73,12 +74,12 @@ def learn(
     from catechism.service.show import page_of
     from catechism.service.tables import outcome_table
 
-    if method is not None and method != EXPLICIT:
+    if method not in {AUTO, EXPLICIT}:
         known_method(method)  # a wrong name is said before the model is opened
     with service(model) as opened:
         plan = Plan(
             author=author or opened.settings.user,
-            method=method,
+            method=None if method == AUTO else method,
             release=release,
             supersede=supersede,
             gates=DEFAULT_GATES if gates is None else read_policy(gates),
