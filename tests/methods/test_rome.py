@@ -13,10 +13,11 @@ from torch import Tensor
 
 from catechism.delta import Delta, LowRank
 from catechism.errors import BadSpec, SingularCovariance, UnknownName
-from catechism.methods.edit.rome import DAMPING, Rome, Spec
+from catechism.methods.edit.rome import Rome, Spec
 from catechism.model import LiveModel
 from catechism.model.background import TOKENS_PER_DIMENSION, Background
 from catechism.model.contexts import FRAMES, OPENINGS, sample_texts
+from catechism.solve import DAMPING
 from catechism.solve.values import Search
 from catechism.types import Catechism, Fact, Role, Site
 from tests.tiny import tiny_model, tiny_tokenizer

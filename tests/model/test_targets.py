@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
+from catechism.arch import TABLE
 from catechism.errors import BadFact
 from catechism.model import LiveModel
+from catechism.model.suffix import can_part
 from catechism.model.targets import Rows, TargetObjective, row_inputs, subject_keys, target_rows
 from catechism.types import Role, Site
 from tests.tiny import tiny_model, tiny_tokenizer
@@ -20,6 +24,7 @@ TARGETS = ["Rome", "the country of the Danube"]
 SUBJECTS = ["France", "Tokyo"]
 KEPT = [["France is a"], ["Tokyo is a"]]
 FLAT = [(0, PROMPTS[0][0]), (0, PROMPTS[0][1]), *((1, prompt) for prompt in PROMPTS[1])]
+DENSE = sorted(name for name, arch in TABLE.items() if arch.mlp_out is not None)
 MODELS = ("llama", "gpt2", "opt", "gemma2", "phi3")  # plain, Conv1D, flattened, soft cap and post-norm, fused
 
 
@@ -158,6 +163,46 @@ def test_the_loss_is_the_papers(model_type: str, add_bos: bool) -> None:
     wanted_loss, wanted_nll = expected(live, site, rows, gain, values, scale=scale, **weights)
     torch.testing.assert_close(nll, wanted_nll, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(loss, wanted_loss, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("model_type", DENSE)
+def test_only_what_a_value_can_change_is_run_again(model_type: str) -> None:
+    """The published search, on whatever layer is dense: all before the subject's last token is read once."""
+    live = live_model(model_type)
+    site, rows = live.anatomy.sites(Role.MLP_OUT)[-1], the_rows(live)
+    scale, weights = torch.tensor([0.7, 1.9]), {"kl": 0.6, "decay": 0.3}
+    values = torch.randn(2, 32, generator=torch.Generator().manual_seed(1))
+    gain = torch.zeros(rows.input_ids.shape)
+    gain[torch.arange(len(rows.kept)), rows.subject] = 1.0
+    objective = TargetObjective(live, site, rows, gain, scale=scale, **weights)
+    run: list[int] = []
+    block = live.anatomy.block(live.anatomy.n_layers - 1)
+    handle = block.register_forward_pre_hook(
+        lambda _m, args, kwargs: run.append(_tokens(args, kwargs)), with_kwargs=True
+    )
+    found = [objective(values[active], torch.tensor(active)) for active in ([0, 1], [1], [0])]
+    handle.remove()
+    wanted = expected(live, site, rows, gain, values, scale=scale, **weights)
+    for active, (loss, nll) in zip(([0, 1], [1], [0]), found, strict=True):
+        torch.testing.assert_close(loss, wanted[0][active], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(nll, wanted[1][active], rtol=1e-4, atol=1e-4)
+    longest = int((rows.attention_mask.sum(dim=1) - rows.subject).max())
+    assert min(run) <= longest < int(rows.attention_mask.sum(dim=1).max())
+
+
+def _tokens(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+    return int((args[0] if args else kwargs["hidden_states"]).shape[1])
+
+
+def test_a_row_whose_window_might_be_cut_is_run_whole() -> None:
+    live = live_model("mistral", sliding_window=40)
+    rows = the_rows(live)
+    assert can_part(live, 20) and not can_part(live, 21)
+    values, gain = torch.randn(2, 32), a_gain(rows)
+    gain[:, :3] = 0.0
+    objective = TargetObjective(live, Site(1, Role.MLP_OUT), rows, gain, kl=0.5, decay=0.1, scale=torch.ones(2))
+    wanted = expected(live, Site(1, Role.MLP_OUT), rows, gain, values, kl=0.5, decay=0.1, scale=torch.ones(2))
+    torch.testing.assert_close(objective(values, torch.arange(2))[0], wanted[0], rtol=1e-4, atol=1e-4)
 
 
 def test_without_a_change_the_loss_is_the_teacher_forced_score_of_the_model() -> None:

@@ -145,6 +145,11 @@ class Anatomy:
         path = getattr(self.arch.norms, name)
         return None if path is None else self._in_block(layer, path)
 
+    @property
+    def writes_straight(self) -> bool:
+        """Whether what an MLP writes is added to the residual stream as it is, with no norm after it in the block."""
+        return self.arch.norms.mlp_post is None and self.setting(self.arch.norm_first) is True
+
     def experts(self, layer: int) -> nn.Module:
         """The module that holds the experts of a mixture layer. Raises ArchitectureMismatch for a dense layer."""
         return self._in_block(layer, self._layout.path)

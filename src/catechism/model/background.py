@@ -7,10 +7,10 @@ from itertools import islice
 from pathlib import Path
 
 from catechism.errors import BadSpec, WrongBase
-from catechism.model.contexts import sample_texts
+from catechism.model.contexts import OPENINGS, sample_texts
 from catechism.model.live import LiveModel
 from catechism.model.statistics import Covariance, covariance
-from catechism.types import Site
+from catechism.types import Catechism, Site
 
 TOKENS_PER_DIMENSION = 10  # enough for the covariance, arXiv:2506.04226
 
@@ -24,6 +24,8 @@ class Background:
             needs no data and is right for a model whose training text is not at hand.
         cache: folder for statistics; None keeps them in memory only.
         seed: of the texts that the model writes.
+        training: gives catechisms of facts that nobody is going to edit, for methods that learn how to edit; None lets
+            them make edits of the texts.
     """
 
     def __init__(
@@ -33,10 +35,13 @@ class Background:
         *,
         cache: Path | None = None,
         seed: int = 0,
+        training: Callable[[], Iterable[Catechism]] | None = None,
     ) -> None:
         self._live, self._texts, self._cache, self._seed = live, texts, cache, seed
+        self._training = training
         self._known: dict[Site, Covariance] = {}
         self._written: list[str] = []
+        self._contexts: dict[tuple[int, int, int], tuple[str, ...]] = {}
 
     def check(self, live: LiveModel) -> None:
         """Raise WrongBase if these are not the statistics of this model."""
@@ -46,9 +51,27 @@ class Background:
                 "Make a Background of the model that is edited."
             )
 
+    @property
+    def cache(self) -> Path | None:
+        """Folder for what can be computed again; None where nothing is kept."""
+        return self._cache
+
+    def training(self) -> list[Catechism]:
+        """Catechisms of other facts to learn from; none where none were given."""
+        return list(self._training()) if self._training else []
+
     def texts(self, n: int) -> list[str]:
         """The first `n` texts, the same ones at every call."""
         return list(islice((self._texts or self._own_texts)(), n))
+
+    def contexts(self, n: int, *, tokens: int, seed: int) -> tuple[str, ...]:
+        """`n` sentences that the model goes on with after common openings, to be put before a prompt."""
+        wanted = (n, tokens, seed)
+        if wanted not in self._contexts:
+            openings = [OPENINGS[i % len(OPENINGS)] for i in range(n)]
+            texts = sample_texts(self._live, openings, tokens=tokens, seed=seed) if openings else []
+            self._contexts[wanted] = tuple(text if text.endswith(".") else f"{text}." for text in texts)
+        return self._contexts[wanted]
 
     def covariance(self, site: Site) -> Covariance:
         """Uncentred second moment of the site's inputs over about ten tokens per dimension."""
@@ -58,6 +81,10 @@ class Background:
             n_tokens = TOKENS_PER_DIMENSION * d_in
             self._known[site] = covariance(self._live, site, texts(), n_tokens=n_tokens, cache=self._cache)
         return self._known[site]
+
+    def keep(self, site: Site, statistics: Covariance) -> None:
+        """Take over the statistics of a site that were computed elsewhere, from the same model and texts."""
+        self._known[site] = statistics
 
     def _own_texts(self) -> Iterator[str]:
         """Texts that the model writes from nothing, kept for the next site, until the caller has enough."""

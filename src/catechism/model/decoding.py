@@ -29,7 +29,7 @@ class Decoding:
         self._live = live
         self._ids, self._mask = batch["input_ids"], batch["attention_mask"]
         self._position = positions(self._mask)
-        self._kept: dict[str, object] = {_cache_argument(live.model): None}
+        self._kept: dict[str, object] = {cache_argument(live.model): None}
 
     @torch.no_grad()
     def logits(self) -> Float[Tensor, "b v"]:
@@ -53,7 +53,7 @@ class Decoding:
         self._position = (self._position[:, -1:] + 1).clamp_max(self._live.max_tokens - 1)
 
 
-def _cache_argument(model: torch.nn.Module) -> str:
+def cache_argument(model: torch.nn.Module) -> str:
     """What the model calls its keys and values, in and out: the libraries' name for them has changed."""
     taken = inspect.signature(model.forward).parameters
     return "cache" if "cache" in taken else "past_key_values"

@@ -41,6 +41,10 @@ class Frame:
     fresh: bool
     chosen: dict[tuple[str, int], Int[Tensor, " b"]] = field(default_factory=dict)
 
+    def select(self, rows: Int[Tensor, " r"]) -> Frame:
+        """The same for some of the rows."""
+        return Frame(self.prompt[rows], self.fresh, {at: entry[rows] for at, entry in self.chosen.items()})
+
 
 class Memories:
     """The memories that are on a model, as hooks.
@@ -125,6 +129,11 @@ class Memories:
             yield
         finally:
             self._ends = before
+
+    @property
+    def on(self) -> bool:
+        """Whether any memory is on the model."""
+        return bool(self._tables)
 
     @property
     def frame(self) -> Frame | None:

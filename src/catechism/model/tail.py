@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from copy import copy
 from typing import Any
 
 import torch
@@ -41,6 +42,17 @@ class Tail:
         self.inputs = seen[BlockSite(layer)]
         self._frame = self._memories.frame
 
+    def select(self, rows: Int[Tensor, " r"]) -> Tail:
+        """The same for some of the rows."""
+        part, b = copy(self), len(self.inputs)
+        part.inputs = self.inputs[rows]
+        part._frame = None if self._frame is None else self._frame.select(rows)
+        part._calls = {
+            block: (tuple(_rows(x, rows, b) for x in args), {name: _rows(x, rows, b) for name, x in kwargs.items()})
+            for block, (args, kwargs) in self._calls.items()
+        }
+        return part
+
     def block(self, hidden: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
         """What the first block gives for these inputs."""
         return self._run(self._blocks[0], hidden)
@@ -65,3 +77,12 @@ class Tail:
         with self._memories.resumed(self._frame):
             out = block(hidden, *args, **kwargs)
         return out if isinstance(out, Tensor) else out[0]
+
+
+def _rows(argument: Any, rows: Tensor, b: int) -> Any:
+    """An argument of a block for some rows of the batch: what has a row for each (masks, positions) is cut."""
+    if isinstance(argument, tuple):
+        return tuple(_rows(one, rows, b) for one in argument)
+    if isinstance(argument, Tensor) and argument.ndim > 1 and argument.shape[0] == b:
+        return argument[rows]
+    return argument

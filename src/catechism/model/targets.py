@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from catechism.model.encoding import positions
 from catechism.model.live import LiveModel
-from catechism.model.trace import Patch, patch, record, select_logits
+from catechism.model.suffix import Suffix, can_part
+from catechism.model.trace import record
 from catechism.types import Site
 
 
@@ -39,6 +41,20 @@ class Rows:
         """Arguments of the model's forward pass."""
         mask = self.attention_mask
         return {"input_ids": self.input_ids, "attention_mask": mask, "position_ids": positions(mask)}
+
+    def select(self, rows: Int[Tensor, " r"]) -> Rows:
+        """Some of the rows, without the padding that all of them share."""
+        longest = int(self.attention_mask[rows].sum(dim=1).max())
+        numbers = rows.tolist()
+        return Rows(
+            self.input_ids[rows, :longest],
+            self.attention_mask[rows, :longest],
+            self.owner[rows],
+            self.subject[rows],
+            tuple(self.starts[b] for b in numbers),
+            tuple(self.ends[b] for b in numbers),
+            tuple(self.kept[b] for b in numbers),
+        )
 
 
 def target_rows(
@@ -109,6 +125,9 @@ class TargetObjective:
     and 0 elsewhere is the published procedure; the gain of a rank-one update at each token's key makes the pass that
     of the edited model itself.
 
+    What a value cannot change is computed once: everything below the site's block, and keys and values of the tokens
+    before a row's first one with a gain. The rows of a fact that is no longer asked for leave the batch.
+
     Source: arXiv:2202.05262, Eq. 4; the decay's form is that of its code (kmeng01/rome compute_v).
     """
 
@@ -125,8 +144,7 @@ class TargetObjective:
     ) -> None:
         self._live, self._site, self._rows, self._gain = live, site, rows, gain
         self._kl, self._decay, self._scale = kl, decay, scale
-        with torch.no_grad():
-            self._before = self._predict(torch.arange(len(rows.kept), device=live.device), None)
+        self._searched = _Searched(live, site, rows, gain, torch.arange(0))
 
     def __call__(
         self, values: Float[Tensor, "k d"], active: Int[Tensor, " k"]
@@ -134,58 +152,116 @@ class TargetObjective:
         """(loss, negative log-likelihood per target token) of the active facts."""
         place = torch.full((len(self._scale),), -1, device=active.device)
         place[active] = torch.arange(len(active), device=active.device)
-        chosen = (place[self._rows.owner] >= 0).nonzero()[:, 0]
-        owner = place[self._rows.owner[chosen]]
-        logprobs, row, position = self._predict(chosen, values[owner])
-        row_of = chosen[row]
-        kept = torch.tensor(self._rows.kept, device=row.device)[row_of]
-        nll = -self._mean(self._target_logprobs(logprobs, row_of, position), ~kept, row, owner, len(active))
+        asked = place[self._rows.owner] >= 0
+        here = self._searched.rows
+        if not bool(asked[here].all()) or int(asked.sum()) != len(here):
+            known = int(asked[here].sum()) == int(asked.sum())
+            self._searched = (
+                self._searched.select(asked[here].nonzero()[:, 0])
+                if known
+                else _Searched(self._live, self._site, self._rows, self._gain, asked.nonzero()[:, 0])
+            )
+        batch = self._searched
+        owner = place[self._rows.owner[batch.rows]]
+        logprobs = batch.logprobs(values[owner])
+        nll = -_mean(logprobs.gather(1, batch.targets[:, None])[:, 0], ~batch.kept, batch.row, owner, len(active))
         loss = nll + self._decay * values.norm(dim=1) / self._scale[active] ** 2
-        if self._kl and bool(kept.any()):
-            before = self._before[0][self._index(row_of, position)]
-            divergence = (before.exp() * (before - logprobs)).sum(dim=-1)
-            loss = loss + self._kl * self._mean(divergence, kept, row, owner, len(active))
+        if self._kl and bool(batch.kept.any()):
+            divergence = (batch.before.exp() * (batch.before - logprobs[batch.kept])).sum(dim=-1)
+            whole = torch.zeros_like(logprobs[:, 0]).masked_scatter(batch.kept, divergence)
+            loss = loss + self._kl * _mean(whole, batch.kept, batch.row, owner, len(active))
         return loss, nll
 
-    def _predict(
-        self, chosen: Int[Tensor, " r"], values: Float[Tensor, "r d"] | None
-    ) -> tuple[Float[Tensor, "p v"], Int[Tensor, " p"], Int[Tensor, " p"]]:
-        """Log-probabilities at the positions that count: with (row among the chosen, position) of each."""
-        r = self._rows
-        longest = int(r.attention_mask[chosen].sum(dim=1).max())
-        inputs = {name: tensor[chosen, :longest] for name, tensor in r.inputs.items()}
+
+class _Searched:
+    """Rows of a search, laid out so that the first token with a gain stands in one column of all of them.
+
+    Attributes:
+        rows: their numbers among all rows.
+        row, column: the p places whose prediction counts, the column counted as in `Suffix`.
+        targets: the token that follows each place.
+        kept: whether it is one whose prediction is to stay.
+        before: log-probabilities without a value at the kept places.
+    """
+
+    @torch.no_grad()
+    def __init__(
+        self, live: LiveModel, site: Site, rows: Rows, gain: Float[Tensor, "b t"], chosen: Int[Tensor, " r"]
+    ) -> None:
+        self._live, self._site, self.rows = live, site, chosen
+        if not len(chosen):
+            return
         numbers = chosen.tolist()
-        places = [(i, t) for i, b in enumerate(numbers) for t in range(r.starts[b], r.ends[b])]
-        row, position = torch.tensor(places, device=chosen.device).T
-        with select_logits(self._live, row, position):
-            if values is None:
-                logits = self._live.model(**inputs, use_cache=False).logits
-            else:
-                gain = self._gain[chosen, :longest]
-                where = gain.nonzero()
-                added = gain[where[:, 0], where[:, 1], None] * values[where[:, 0]]
-                with patch(self._live, Patch(self._site, where[:, 0], where[:, 1], added)):
-                    logits = self._live.model(**inputs, use_cache=False).logits
-        return logits.float().log_softmax(dim=-1), row, position
+        ids, mask, gain = rows.input_ids[chosen], rows.attention_mask[chosen], gain[chosen]
+        starts, acts = torch.tensor([rows.starts[b] for b in numbers], device=chosen.device), gain != 0
+        first, lengths = torch.where(acts.any(dim=1), acts.long().argmax(dim=1), starts), mask.sum(dim=1)
+        if not can_part(live, int(lengths.max())):
+            first = torch.zeros_like(first)
+        batch = {"input_ids": _parted(ids, first, lengths), "attention_mask": _parted(mask, first, lengths)}
+        self._tail = Suffix(live, site.layer, batch, int(first.max()))
+        self._gain = _parted(gain, first, lengths)[:, int(first.max()) :]
+        places = [(i, t) for i, b in enumerate(numbers) for t in range(rows.starts[b], rows.ends[b])]
+        self.row, token = torch.tensor(places, device=chosen.device).T
+        following = (token + 1).clamp_max(rows.input_ids.shape[1] - 1)
+        self.targets = rows.input_ids[chosen[self.row], following]
+        self.column = token - first[self.row]
+        self.kept = torch.tensor(rows.kept, device=chosen.device)[chosen[self.row]]
+        self._given = self._tail.block(self._tail.inputs) if live.anatomy.writes_straight else None
+        self.before = self.logprobs(None)[self.kept]
 
-    def _target_logprobs(self, logprobs: Tensor, row_of: Tensor, position: Tensor) -> Tensor:
-        following = (position + 1).clamp_max(self._rows.input_ids.shape[1] - 1)
-        return logprobs.gather(1, self._rows.input_ids[row_of, following][:, None])[:, 0]
+    def select(self, some: Int[Tensor, " k"]) -> _Searched:
+        """The same for some of the rows, in their order."""
+        part = copy(self)
+        part.rows, part._gain, part._tail = self.rows[some], self._gain[some], self._tail.select(some)
+        part._given = None if self._given is None else self._given[some]
+        place = torch.full((len(self.rows),), -1, device=some.device)
+        place[some] = torch.arange(len(some), device=some.device)
+        stays = place[self.row] >= 0
+        part.row, part.column = place[self.row[stays]], self.column[stays]
+        part.targets, part.kept = self.targets[stays], self.kept[stays]
+        part.before = self.before[stays[self.kept]]
+        return part
 
-    def _index(self, row_of: Tensor, position: Tensor) -> Tensor:
-        """Where (row, position) pairs stand among all the positions that count."""
-        starts = torch.tensor(self._rows.starts, device=row_of.device)
-        lengths = torch.tensor(self._rows.ends, device=row_of.device) - starts
-        return (lengths.cumsum(0) - lengths)[row_of] + position - starts[row_of]
+    def logprobs(self, values: Float[Tensor, "r d"] | None) -> Float[Tensor, "p v"]:
+        """Log-probabilities of the next token at the places that count, with each row's value acting."""
+        hidden = self._hidden(None if values is None else self._gain[:, :, None] * values[:, None])
+        return self._tail.logits(hidden, self.row, self.column).float().log_softmax(dim=-1)
 
-    @staticmethod
-    def _mean(x: Tensor, counted: Tensor, row: Tensor, owner: Tensor, n: int) -> Tensor:
-        """Mean over each row's counted positions, then over each fact's rows that have any."""
-        rows = len(owner)
-        total = x.new_zeros(rows).index_add(0, row[counted], x[counted])
-        count = x.new_zeros(rows).index_add(0, row[counted], torch.ones_like(x[counted]))
-        has = count > 0
-        mean = total / count.clamp_min(1)
-        per_fact = x.new_zeros(n).index_add(0, owner[has], mean[has])
-        facts = x.new_zeros(n).index_add(0, owner[has], torch.ones_like(mean[has]))
-        return per_fact / facts.clamp_min(1)
+    def _hidden(self, added: Float[Tensor, "r s d"] | None) -> Float[Tensor, "r s d"]:
+        """What leaves the site's block, with this added to what the site gives."""
+        if self._given is not None:
+            return self._given if added is None else self._given + added.to(self._given.dtype)
+        if added is None:
+            return self._tail.block(self._tail.inputs)
+        module = self._live.anatomy.module(self._site)
+        handle = module.register_forward_hook(lambda _m, _a, out: out + added.to(out.dtype).reshape(out.shape))
+        try:
+            return self._tail.block(self._tail.inputs)
+        finally:
+            handle.remove()
+
+
+def _parted(x: Shaped[Tensor, "r t"], first: Int[Tensor, " r"], lengths: Int[Tensor, " r"]) -> Shaped[Tensor, "r s"]:
+    """Rows with room in their middle, so that the token number ``first`` of each stands in one column of all."""
+    row, token = (torch.arange(x.shape[1], device=x.device) < lengths[:, None]).nonzero().T
+    start = int(first.max())
+    column = torch.where(token < first[row], token, token - first[row] + start)
+    return x.new_zeros(len(x), start + int((lengths - first).max())).index_put((row, column), x[row, token])
+
+
+def _mean(
+    x: Float[Tensor, " p"],
+    counted: Bool[Tensor, " p"],
+    row: Int[Tensor, " p"],
+    owner: Int[Tensor, " r"],
+    n: int,
+) -> Float[Tensor, " n"]:
+    """Mean over each row's counted places, then over each fact's rows that have any."""
+    rows = len(owner)
+    total = x.new_zeros(rows).index_add(0, row[counted], x[counted])
+    count = x.new_zeros(rows).index_add(0, row[counted], torch.ones_like(x[counted]))
+    has = count > 0
+    mean = total / count.clamp_min(1)
+    per_fact = x.new_zeros(n).index_add(0, owner[has], mean[has])
+    facts = x.new_zeros(n).index_add(0, owner[has], torch.ones_like(mean[has]))
+    return per_fact / facts.clamp_min(1)

@@ -1,11 +1,14 @@
 """Pure linear algebra on tensors: no model, no files, no delta."""
 
+from catechism.solve.factors import Factors
 from catechism.solve.least_squares import (
     DAMPING,
     Factor,
     equality_update,
     factorise,
     least_squares_update,
+    null_space,
+    projected_update,
     rank_one,
     ridge_update,
     whitened_key,
@@ -14,9 +17,12 @@ from catechism.solve.least_squares import (
 __all__ = [
     "DAMPING",
     "Factor",
+    "Factors",
     "equality_update",
     "factorise",
     "least_squares_update",
+    "null_space",
+    "projected_update",
     "rank_one",
     "ridge_update",
     "whitened_key",

@@ -3,14 +3,15 @@
     minimise over Delta   tr(Delta C Delta^T) + (1 / ridge) sum_i |Delta k_i - r_i|^2
 
 ``ridge -> 0`` makes the facts constraints, which gives ROME (n = 1) and EMMET (n facts); ``ridge = lambda``
-gives MEMIT. Everything is solved in float64, and returned as two thin factors A (d_out, r) and B (r, d_in) with
-Delta = A B.
+gives MEMIT; a projector P and the keys of past edits in the place of C give AlphaEdit. Everything is solved in float64,
+and returned as two thin factors A (d_out, r) and B (r, d_in) with Delta = A B.
 
     symbol  shape          meaning
     K       (n, d_in)      keys, one row per fact
     R       (n, d_out)     residuals, what the matrix should add for each key
     C       (d_in, d_in)   uncentred second moment E[k k^T] of the base model's keys
     D       (n, n)         K C^-1 K^T, the keys' Gram matrix in whitened space
+    U       (d_in, m)      orthonormal basis of the null space, P = U U^T
 
 Papers write keys as columns; here they are rows, as activations come.
 """
@@ -211,6 +212,70 @@ def least_squares_update(
             "subject, or use `ridge_update` with a larger weight."
         )
     return R.T, torch.cholesky_solve(whitened, L)
+
+
+def null_space(
+    C: Float[Tensor, "d_in d_in"],
+    *,
+    energy: float,
+) -> Float[Tensor, "d_in m"]:
+    """Orthonormal basis U of the directions in which the old keys are smallest, float64.
+
+    The largest eigenvectors of C that together hold the share `energy` of its trace are left out; the projector is
+    ``P = U U^T``.
+
+    Deviation: the published code keeps the singular vectors below 2e-2, an absolute number. The scale of C differs
+    between models and between layers of one model, so that this keeps everything here and nothing there.
+
+    Raises:
+        BadSpec: `energy` is not between 0 and 1, or so high that no direction is left.
+        SolveError: C holds NaN or infinity.
+
+    Source: AlphaEdit, arXiv:2410.02355.
+    """
+    if not 0 <= energy < 1:
+        raise BadSpec(f"The share of the old keys' energy is in [0, 1), got {energy}. Use for instance 0.9.")
+    values, vectors = torch.linalg.eigh(_finite("covariance", C))  # ascending
+    below = values.clamp_min(0).cumsum(dim=0)
+    m = int((below <= (1 - energy) * below[-1]).sum())
+    if m == 0:
+        raise BadSpec(f"energy={energy} leaves no direction to write in. Lower it.")
+    return vectors[:, :m]
+
+
+def projected_update(
+    K: Float[Tensor, "n d_in"],
+    R: Float[Tensor, "n d_out"],
+    U: Float[Tensor, "d_in m"],
+    past: Float[Tensor, "d_in d_in"],
+    ridge: float,
+) -> tuple[Float[Tensor, "d_out r"], Float[Tensor, "r d_in"]]:
+    """Write n residuals inside a null space, sparing the keys of past edits.
+
+        Delta = R^T K P (P (past + K^T K) P + ridge I)^-1       P = U U^T
+
+    This is `least_squares_update` in the coordinates of U with ``U^T past U + ridge I`` in the place of the covariance,
+    so that nothing larger than (m, m) is solved.
+
+    Args:
+        K: keys.
+        R: residuals.
+        U: see `null_space`.
+        past: sum of k k^T over the keys of past edits.
+        ridge: weight of the update's own norm, above zero.
+
+    Raises:
+        BadSpec: `ridge` is not above zero.
+        SolveError: shapes that do not belong together, NaN or infinity.
+
+    Source: AlphaEdit, arXiv:2410.02355; in this form in its code (jianghoucheng/AlphaEdit, AlphaEdit_main.py).
+    """
+    if not 0 < ridge < float("inf"):
+        raise BadSpec(f"The weight of the update's norm must be above zero, got {ridge}. Use for instance 0.1.")
+    U = _finite("basis", U)
+    inside = U.T @ _finite("past keys", past).to(U.device) @ U + ridge * torch.eye(U.shape[1]).to(U)
+    A, B = least_squares_update(_finite("keys", K).to(U.device) @ U, R, factorise((inside + inside.T) / 2), ridge=1.0)
+    return A, B @ U.T
 
 
 def _as_factor(C: Tensor | Factor) -> Factor:

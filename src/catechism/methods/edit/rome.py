@@ -33,19 +33,17 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from catechism.delta import Delta, LowRank
 from catechism.errors import BadSpec, NoConvergence
 from catechism.hashing import digest_json
-from catechism.model import Covariance, LiveModel
+from catechism.model import LiveModel
 from catechism.model.background import Background
-from catechism.model.contexts import FRAMES, OPENINGS, sample_texts
-from catechism.model.targets import Rows, TargetObjective, row_inputs, subject_keys, target_rows
-from catechism.solve import DAMPING, Factor, factorise, rank_one
+from catechism.model.reading import Reading, gains
+from catechism.model.targets import TargetObjective
+from catechism.solve import Factors, rank_one
 from catechism.solve.values import Search, find_values
-from catechism.types import JSON, Catechism, Fact, Role, Site
+from catechism.types import JSON, Catechism, Role, Site
 
 SOURCE = "arXiv:2202.05262v5; arXiv:2403.07175"
 
@@ -75,11 +73,11 @@ class Rome:
 
     name = "rome"
     Spec = Spec
+    separable = True  # the sum of `fit_each`
 
     def __init__(self, background: Background) -> None:
         self._background = background
-        self._factors: dict[str, Factor] = {}
-        self._contexts_of: dict[tuple[int, int, int], list[str]] = {}
+        self._factors = Factors()
 
     def fit(self, live: LiveModel, catechisms: Sequence[Catechism], spec: Spec) -> Delta:
         """One delta that holds the update of every fact. The model is not changed.
@@ -96,22 +94,19 @@ class Rome:
             raise BadSpec("There is nothing to fit. Give at least one catechism.")
         self._background.check(live)
         site = Site(spec.layer, Role.MLP_OUT)
-        facts = [catechism.fact for catechism in catechisms]
-        contexts = self._contexts(live, spec)
-        rows = target_rows(
-            live,
-            prompts=[[fact.prompt, *(f"{context} {fact.prompt}" for context in contexts)] for fact in facts],
-            targets=[fact.object for fact in facts],
-            subjects=[fact.subject for fact in facts],
-            kept=[[f"{fact.subject} is a"] for fact in facts],
-        )
-        statistics, factor = self._factor(live, site)
-        keys, bare = self._keys(live, site, facts, contexts, spec)
+        facts = tuple(catechism.fact for catechism in catechisms)
+        contexts = self._background.contexts(spec.contexts, tokens=spec.context_tokens, seed=spec.seed)
+        reading = Reading(facts, contexts, frames=spec.frames)
+        rows = reading.rows(live)
+        statistics = self._background.covariance(site)
+        factor = self._factors.of(statistics.key, statistics.matrix.to(live.device))
+        read = reading.keys(live, [site])[site]
+        keys = read.mean(dim=1)  # k*, Eq. 3
         directions = factor.solve(keys)  # u = C^-1 k*
-        written = keys if spec.key == "mean" else bare
+        written = keys if spec.key == "mean" else read[:, 0]
         readers = directions / (directions * written).sum(dim=1, keepdim=True)  # x -> x . u / u . k*
         scale = (keys @ live.anatomy.matrix(site).read().double().T).norm(dim=1).float()  # |W k*|
-        gain = _gain(spec, rows, row_inputs(live, site, rows), readers)
+        gain = gains(spec.gain, live, site, rows, readers)
         objective = TargetObjective(live, site, rows, gain, kl=spec.kl, decay=spec.decay, scale=scale)
         found = find_values(objective, scale, live.anatomy.matrix(site).shape[0], spec.search)  # v* - W k*, Eq. 4
         if not bool(torch.isfinite(found.nll).all()):
@@ -133,44 +128,3 @@ class Rome:
             }
             deltas.append(Delta(live.base, {address: LowRank(A.float().cpu(), B.float().cpu())}, info))
         return deltas
-
-    @staticmethod
-    def _keys(
-        live: LiveModel, site: Site, facts: Sequence[Fact], contexts: Sequence[str], spec: Spec
-    ) -> tuple[Float[Tensor, "n d_in"], Float[Tensor, "n d_in"]]:
-        """Mean over all contexts of each fact's key, and the key of its bare prompt.  # Eq. 3"""
-        frames = FRAMES if spec.frames else ()
-        prompts = [
-            [fact.prompt, *(f"{c} {fact.prompt}" for c in contexts), *(frame.format(fact.subject) for frame in frames)]
-            for fact in facts
-        ]
-        subjects = [fact.subject for fact, asked in zip(facts, prompts, strict=True) for _ in asked]
-        found = subject_keys(live, [site], [prompt for asked in prompts for prompt in asked], subjects)[site]
-        keys = found.unflatten(0, (len(facts), -1))
-        return keys.mean(dim=1), keys[:, 0]
-
-    def _contexts(self, live: LiveModel, spec: Spec) -> list[str]:
-        wanted = (spec.contexts, spec.context_tokens, spec.seed)
-        if wanted not in self._contexts_of:
-            openings = [OPENINGS[i % len(OPENINGS)] for i in range(spec.contexts)]
-            texts = sample_texts(live, openings, tokens=spec.context_tokens, seed=spec.seed) if openings else []
-            self._contexts_of[wanted] = [text if text.endswith(".") else f"{text}." for text in texts]
-        return self._contexts_of[wanted]
-
-    def _factor(self, live: LiveModel, site: Site) -> tuple[Covariance, Factor]:
-        statistics = self._background.covariance(site)
-        if statistics.key not in self._factors:
-            self._factors[statistics.key] = factorise(statistics.matrix.to(live.device), damping=DAMPING)
-        return statistics, self._factors[statistics.key]
-
-
-def _gain(
-    spec: Spec, rows: Rows, inputs: Float[Tensor, "b t d"], readers: Float[Tensor, "n d"]
-) -> Float[Tensor, "b t"]:
-    """How much of its fact's value every token gets: that of the update, or all at the subject's last token."""
-    if spec.gain == "update":
-        effect = torch.einsum("btd,bd->bt", inputs.double(), readers[rows.owner])
-        return (effect * rows.attention_mask).to(inputs.dtype)
-    gain = torch.zeros(inputs.shape[:2], dtype=inputs.dtype, device=inputs.device)
-    gain[torch.arange(len(rows.kept), device=inputs.device), rows.subject] = 1.0
-    return gain
