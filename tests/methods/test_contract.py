@@ -20,6 +20,7 @@ from catechism.errors import BadFact, BadSpec, UnknownName, WrongBase
 from catechism.methods import METHODS, Method, method
 from catechism.model import LiveModel
 from catechism.model.background import Background
+from catechism.model.hyper.training import Course
 from catechism.solve.values import Search
 from catechism.types import Catechism, Fact, Kind, Question, Role
 from tests.tiny import tiny_model, tiny_tokenizer
@@ -31,6 +32,8 @@ QUICK: Mapping[str, dict[str, Any]] = {
     "ft_l": {"steps": 2},
     "ft_m": {"steps": 2},
     "lora": {"steps": 2},
+    "malmen": {"course": Course(examples=5, steps=2, batch=3)},
+    "mend": {"course": Course(examples=5, steps=2, batch=3)},
     "rome": {"contexts": 1, "context_tokens": 3, "search": Search(steps=2, stop=0.0)},
 }
 EVERY = sorted(METHODS)

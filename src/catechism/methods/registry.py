@@ -20,6 +20,8 @@ METHODS: Mapping[str, str] = {
     "ft_l": "catechism.methods.train.ft_l:FtL",
     "ft_m": "catechism.methods.train.ft_m:FtM",
     "lora": "catechism.methods.train.lora:Lora",
+    "malmen": "catechism.methods.edit.malmen:Malmen",
+    "mend": "catechism.methods.edit.mend:Mend",
     "rome": "catechism.methods.edit.rome:Rome",
 }
 

@@ -32,7 +32,7 @@ def side_paths(live: LiveModel, paths: Mapping[Site, Callable[[Tensor], Tensor]]
                 rows: slice = rows,
                 path: Callable[[Tensor], Tensor] = path,
             ) -> Tensor:
-                more = path(args[0]).to(out.dtype)
+                more = path(args[0]).to(out)
                 if more.shape == out.shape:
                     return out + more
                 whole = torch.zeros_like(out)  # the module's other rows are another matrix's

@@ -40,7 +40,7 @@ class TargetTokens:
         """Log-probabilities of all tokens at the places, as the model is now."""
         with select_logits(live, self.rows, self.tokens):
             logits = live.model(**self.inputs, use_cache=False).logits
-        return logits.float().log_softmax(dim=-1)
+        return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=-1)
 
     def nll(self, live: LiveModel) -> Float[Tensor, ""]:
         """Negative log-likelihood per target token, mean over the rows."""
