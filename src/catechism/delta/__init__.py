@@ -8,5 +8,19 @@ from catechism.delta.gated import Gated
 from catechism.delta.low_rank import LowRank
 from catechism.delta.part import Part, matrix_of
 from catechism.delta.peft import from_peft, to_peft
+from catechism.delta.recall import Recall
 
-__all__ = ["Context", "Delta", "Dense", "Gated", "LowRank", "Part", "from_peft", "load", "matrix_of", "save", "to_peft"]
+__all__ = [
+    "Context",
+    "Delta",
+    "Dense",
+    "Gated",
+    "LowRank",
+    "Part",
+    "Recall",
+    "from_peft",
+    "load",
+    "matrix_of",
+    "save",
+    "to_peft",
+]

@@ -273,6 +273,8 @@ def _evidence(table: _Table, texts: Texts, chosen: Int[Tensor, " s"], rate: floa
     at, beside = chosen[sample.owner], chosen[sample.beside]
     others = spreads.scores(z, table.keys, table.weights)
     others[texts.tags[at][:, None] == texts.tags] = -torch.inf  # the same question may be there twice
+    if not len(table.keys):
+        return Evidence(z.new_zeros(0), -math.inf)
     limits = [spreads.own_scores(wrong, table.keys[beside], table.weights[beside]), others.amax(dim=1)]
     entry, wording = _wordings(sample)
     means = group_means(z, wording, len(entry))[wording]

@@ -4,7 +4,7 @@ A part's key in a delta says where it acts, and so what it may be:
 
     MATRIX          LowRank, Dense    the matrix's weight is changed
     MATRIX#NAME     Gated             beside the matrix; several memories at one matrix have different names
-    #NAME           Context           beside the model
+    #NAME           Context, Recall   beside the model
 """
 
 from __future__ import annotations
@@ -18,15 +18,17 @@ from catechism.delta.context import Context
 from catechism.delta.dense import Dense
 from catechism.delta.gated import Gated
 from catechism.delta.low_rank import LowRank
+from catechism.delta.recall import Recall
 from catechism.errors import ShapeMismatch, UsageError
 from catechism.types import JSON
 
 #: One change of one matrix, or beside it, or beside the model.
-Part = LowRank | Dense | Gated | Context
+Part = LowRank | Dense | Gated | Context | Recall
 Weight = LowRank | Dense
+Text = Context | Recall
 
-KINDS: Mapping[str, type[LowRank] | type[Dense] | type[Gated] | type[Context]] = {
-    kind.kind: kind for kind in (LowRank, Dense, Gated, Context)
+KINDS: Mapping[str, type[LowRank] | type[Dense] | type[Gated] | type[Context] | type[Recall]] = {
+    kind.kind: kind for kind in (LowRank, Dense, Gated, Context, Recall)
 }
 _BESIDE = "#"
 
@@ -43,7 +45,9 @@ def check_key(key: object, part: object) -> None:
     if not isinstance(part, Part):
         raise ShapeMismatch(f"The part {key!r} is a {type(part).__name__}. Make it a LowRank(A, B), or another kind.")
     matrix, mark, name = key.partition(_BESIDE)
-    wanted = {"low_rank": "MATRIX", "dense": "MATRIX", "gated": "MATRIX#NAME", "context": "#NAME"}[part.kind]
+    wanted = {"low_rank": "MATRIX", "dense": "MATRIX", "gated": "MATRIX#NAME", "context": "#NAME", "recall": "#NAME"}[
+        part.kind
+    ]
     found = ("MATRIX" if matrix else "") + mark + ("NAME" if name else "")
     if found != wanted or _BESIDE in name:
         raise ShapeMismatch(f"The part {key!r} is of kind {part.kind!r}. Key it as {wanted}.")
@@ -62,6 +66,8 @@ def plus(a: Part, b: Part) -> Part:
         case Gated(), Gated():
             return a.joined(b)
         case Context(), Context():
+            return a.joined(b)
+        case Recall(), Recall():
             return a.joined(b)
         case _:
             raise ShapeMismatch(
@@ -89,6 +95,8 @@ def tensor_names(header: Mapping[str, JSON]) -> list[str]:
             return ["values"]
         case "gated":
             return Gated.names(header)
+        case "recall":
+            return Recall.names(header)
         case "context":
             return list(header["tensors"])  # type: ignore[arg-type]
         case kind:
@@ -106,5 +114,7 @@ def build(header: Mapping[str, JSON], tensors: Mapping[str, Tensor]) -> Part:
             return Gated.build(header, tensors)
         case "context":
             return Context.build(header, tensors)
+        case "recall":
+            return Recall.build(header, tensors)
         case kind:
             raise KeyError(kind)

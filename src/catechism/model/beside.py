@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from catechism.arch import Anatomy
-from catechism.delta import Context, Delta, Gated
+from catechism.delta import Delta, Gated
+from catechism.delta.part import Text
 from catechism.hashing import digest_json
 from catechism.model.memories import Memories
 
@@ -22,7 +23,7 @@ class Beside:
     def __init__(self, anatomy: Anatomy) -> None:
         self._anatomy = anatomy
         self.memories = Memories(anatomy)
-        self.contexts: tuple[Context, ...] = ()
+        self.contexts: tuple[Text, ...] = ()
         self.digests: dict[str, str] = {}
 
     def check(self, delta: Delta, scale: float) -> None:
@@ -30,7 +31,7 @@ class Beside:
         for key, part in delta.parts.items():
             if isinstance(part, Gated):
                 self.memories.check(key, part)
-            elif isinstance(part, Context):
+            elif isinstance(part, Text):
                 self._anatomy.block(part.layer)
                 part.scaled(scale)
 
@@ -44,11 +45,11 @@ class Beside:
             (key, part.scaled(scale), digest_json([delta.digest, scale]))
             for delta, scale in ordered
             for key, part in delta.parts.items()
-            if scale != 0 and isinstance(part, Gated | Context)
+            if scale != 0 and isinstance(part, Gated | Text)
         ]
         digests = {f"{key} {number}": digest for number, (key, _, digest) in enumerate(parts)}
         if digests == self.digests:
             return
         self.memories.install([(key, part) for key, part, _ in parts if isinstance(part, Gated)])
-        self.contexts = tuple(part for _, part, _ in parts if isinstance(part, Context))
+        self.contexts = tuple(part for _, part, _ in parts if isinstance(part, Text))
         self.digests = digests

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from catechism.delta import Context
 from catechism.delta.address import Feature, pooled
+from catechism.delta.part import Text
 from catechism.model import encoding
 from catechism.model.memories import place_of
 from catechism.model.trace import record
@@ -37,7 +37,7 @@ def read_features(
     return torch.cat(found) if found else torch.zeros(0, 0)
 
 
-def with_contexts(live: LiveModel, contexts: Sequence[Context], prompts: Sequence[str]) -> list[str]:
+def with_contexts(live: LiveModel, contexts: Sequence[Text], prompts: Sequence[str]) -> list[str]:
     """The prompts, each with the texts before it that belong to it, the nearest last, a space between all.
 
     Where several contexts are on, the nearest texts of all of them are taken. What does not fit into the model's window

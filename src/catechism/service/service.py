@@ -16,7 +16,8 @@ from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 
-from catechism.delta import Context, Delta, Gated, matrix_of, to_peft
+from catechism.delta import Delta, Gated, matrix_of, to_peft
+from catechism.delta.part import Text
 from catechism.errors import UsageError, WrongBase
 from catechism.registry import (
     Approval,
@@ -257,8 +258,8 @@ def change_of(registry: Registry, edit: EditVersion) -> dict[str, JSON] | None:
     return {
         key: {
             "kind": part.kind,
-            "rank": None if isinstance(part, Gated | Context) else part.rank,
-            "norm": None if isinstance(part, Context) else part.norm(),
+            "rank": None if isinstance(part, Gated | Text) else part.rank,
+            "norm": None if isinstance(part, Text) else part.norm(),
             "bytes": part.nbytes,
         }
         for key, part in delta.parts.items()
