@@ -94,7 +94,7 @@ class KeyedAddress(Piece):
         right, owner, wording, wrong, beside, tags: see `Texts`.
         centre, projection, between: the fitted `Spreads`.
         keys, weights: of every entry, the mean of its wordings in the basis of the spreads, and their number.
-        layer: the block whose input is read.
+        layer: the block whose MLP's input is read.
         rate, strength, prior: see `Settings`.
         threshold: see above.
     """
@@ -166,8 +166,8 @@ class KeyedAddress(Piece):
 
     @property
     def features(self) -> tuple[Feature, ...]:
-        """The input of one block."""
-        return (Feature(self.layer, "block"),)
+        """The input of one block's MLP, which holds what the block's own attention has brought."""
+        return (Feature(self.layer, "mlp"),)
 
     @property
     def spreads(self) -> Spreads:

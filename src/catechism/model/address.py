@@ -21,7 +21,7 @@ from catechism.model import encoding
 from catechism.model.background import TOKENS_PER_DIMENSION, Background
 from catechism.model.contexts import OPENINGS, sample_texts
 from catechism.model.live import LiveModel
-from catechism.model.trace import BlockSite, record
+from catechism.model.trace import BlockSite, Part, record
 from catechism.types import UNMOVED, Catechism, Kind
 
 #: A subject in the beginning of a sentence that asks for nothing in particular.
@@ -62,7 +62,7 @@ class Addresses:
     Args:
         live: the model.
         background: texts that a state's coordinates are taken from.
-        layer: the block whose input is read.
+        layer: the block whose MLP's input is read.
         reach: what the addresses are made of.
 
     Raises: UnknownName for a block that is not there; BadSpec for settings out of range.
@@ -113,21 +113,21 @@ def others_of(catechism: Catechism) -> Iterator[str]:
 
 @torch.no_grad()
 def last_states(live: LiveModel, layer: int, texts: Sequence[str], *, batch_size: int = 64) -> Float[Tensor, "n d"]:
-    """What enters a block at the last token of every text, float32.
+    """What enters a block's MLP at the last token of every text, float32.
 
     Raises: UsageError for a text without tokens or longer than the model's window.
     """
     rows = encoding.rows(live.tokenizer, texts)
     encoding.check_length(rows, live.max_tokens)
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))
+    place, order = _place(layer), sorted(range(len(rows)), key=lambda i: len(rows[i].ids))
     found: dict[int, Tensor] = {}
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
         inputs, _ = live.pad_windows([rows[i] for i in batch])
-        with record(live, [BlockSite(layer)], stop=True) as seen:
+        with record(live, [place], stop=True) as seen:
             live.model(**inputs, use_cache=False)
         last = inputs["attention_mask"].sum(dim=1) - 1
-        states = seen[BlockSite(layer)]
+        states = seen[place]
         found.update(zip(batch, states[torch.arange(len(batch)), last.to(states.device)].float(), strict=True))
     return torch.stack([found[i] for i in range(len(rows))])
 
@@ -135,7 +135,7 @@ def last_states(live: LiveModel, layer: int, texts: Sequence[str], *, batch_size
 def _coordinates(
     live: LiveModel, background: Background, layer: int, coordinates: int
 ) -> tuple[Float[Tensor, " d"], Float[Tensor, "d c"]]:
-    """Mean of what enters a block over the background, and a map that gives it spread 1 in every direction."""
+    """Mean of what enters a block's MLP over the background, and a map that gives it spread 1 in every direction."""
     states = _background_states(live, background, layer)
     mean = states.mean(dim=0)
     spread = (states - mean).T @ (states - mean) / len(states)
@@ -147,15 +147,15 @@ def _coordinates(
 @torch.no_grad()
 def _background_states(live: LiveModel, background: Background, layer: int) -> Float[Tensor, "n d"]:
     """States at every token of the background, at least ten for each dimension if there is text enough; float64."""
-    read, found = 0, list[Tensor]()
+    place, read, found = _place(layer), 0, list[Tensor]()
     while True:
         texts = background.texts(read + TEXTS_AT_ONCE)[read:]
         rows = sorted((row for text in texts for row in live.windows(text)), key=lambda row: len(row.ids))
         for start in range(0, len(rows), 16):
             inputs, own = live.pad_windows(rows[start : start + 16])
-            with record(live, [BlockSite(layer)], stop=True) as seen:
+            with record(live, [place], stop=True) as seen:
                 live.model(**inputs, use_cache=False)
-            states = seen[BlockSite(layer)]
+            states = seen[place]
             found.append(states[own.to(states.device)].double())
         read += len(texts)
         tokens, d = sum(map(len, found)), found[0].shape[1] if found else 0
@@ -164,6 +164,11 @@ def _background_states(live: LiveModel, background: Background, layer: int) -> F
     if tokens < 2:
         raise BadSpec(f"The background holds {tokens} tokens. Give texts that the model finds likely, or none at all.")
     return torch.cat(found)
+
+
+def _place(layer: int) -> BlockSite:
+    """Where states are read, that is `KeyedAddress.features`."""
+    return BlockSite(layer, Part.MLP)
 
 
 def _contexts(live: LiveModel, reach: Reach) -> list[str]:
