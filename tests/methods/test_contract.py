@@ -19,6 +19,7 @@ from catechism.delta import Delta, Dense, LowRank, load, save
 from catechism.errors import BadFact, BadSpec, UnknownName, WrongBase
 from catechism.methods import METHODS, Method, method
 from catechism.model import LiveModel
+from catechism.model.address import Reach
 from catechism.model.background import Background
 from catechism.model.hyper.training import Course
 from catechism.solve.values import Search
@@ -31,10 +32,15 @@ QUICK: Mapping[str, dict[str, Any]] = {
     "ft_bf": {"epochs": 2},
     "ft_l": {"steps": 2},
     "ft_m": {"steps": 2},
+    "ice": {"reach": Reach(contexts=1, context_tokens=3)},
+    "ike": {"reach": Reach(contexts=1, context_tokens=3)},
     "lora": {"steps": 2},
     "malmen": {"course": Course(examples=5, steps=2, batch=3)},
+    # its other address needs a model whose states tell questions apart, see test_memoir.py
+    "memoir": {"address": "paper", "contexts": 1, "context_tokens": 3, "search": Search(steps=2, stop=0.0)},
     "mend": {"course": Course(examples=5, steps=2, batch=3)},
     "rome": {"contexts": 1, "context_tokens": 3, "search": Search(steps=2, stop=0.0)},
+    "ultraedit": {"warm": 3},
 }
 EVERY = sorted(METHODS)
 DENSE = sorted(name for name, arch in TABLE.items() if arch.mlp_out is not None)

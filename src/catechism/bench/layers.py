@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from catechism.errors import ArchitectureMismatch
 from catechism.locate.layers import PILOTS, rank_layers
 from catechism.locate.locate import ENOUGH
 from catechism.locate.patching import Where, mean_gains, patch_gains
 from catechism.model import BlockSite, LiveModel
 from catechism.model.background import Background
-from catechism.types import JSON, Catechism
+from catechism.types import JSON, Catechism, Role
 
 #: Methods that write one matrix in closed form; the others train a whole block.
 CLOSED_FORM = frozenset({"rome"})
+
+#: Methods that tune one MLP output matrix: it acts by the same keys as a closed form's.
+ONE_MATRIX = frozenset({"ft_bf", "ft_l", "ft_m"})
+
+#: Methods that write into several MLPs, the last one of which is chosen; a mixture has none to write into.
+SEVERAL_MLPS = frozenset({"malmen", "mend", "ultraedit"})
 
 
 def choose_layer(
@@ -20,16 +27,24 @@ def choose_layer(
 ) -> tuple[int, list[JSON]]:
     """The layer for a method, and what every layer was judged by, best first.
 
-    For a closed form it is where a subject's key is most its own (`rank_layers`). For a block to be trained it is the
-    lowest one whose output, taken over the whole prompt from the model with the fact in its context, brings `ENOUGH` of
-    the gain in the object's log-probability that the best block brings.
+    For a closed form, and for the tuning of one matrix, it is where a subject's key is most its own (`rank_layers`).
+    For a block to be trained it is the lowest one whose output, taken over the whole prompt from the model with the
+    fact in its context, brings `ENOUGH` of the gain in the object's log-probability that the best block brings; for
+    edits of several MLPs, which end there, the lowest such block with a dense MLP.
+
+    Raises: ArchitectureMismatch if a method needs a dense MLP and every layer is a mixture of experts.
     """
-    if name in CLOSED_FORM:
+    if name in CLOSED_FORM | ONE_MATRIX:
         loci = rank_layers(live, catechisms, background)
         ranked: list[JSON] = [{"layer": one.site.layer, "score": one.score, **one.evidence} for one in loci]
         return loci[0].site.layer, ranked
     facts = [catechism.fact for catechism in catechisms[:PILOTS]]
-    places = [BlockSite(layer) for layer in range(live.anatomy.n_layers)]
+    layers = range(live.anatomy.n_layers)
+    if name in SEVERAL_MLPS:
+        layers = [site.layer for site in live.anatomy.sites(Role.MLP_OUT)]
+        if not layers:
+            raise ArchitectureMismatch(f"{live.name} has no dense MLP, which {name} needs. Choose a dense model.")
+    places = [BlockSite(layer) for layer in layers]
     gains = mean_gains(patch_gains(live, facts, places=places, wheres=(Where.PROMPT,)))
     best = max(gain.logprob_gain for gain in gains)
     enough = [gain for gain in gains if gain.logprob_gain >= min(ENOUGH * best, best)]

@@ -19,10 +19,14 @@ METHODS: Mapping[str, str] = {
     "ft_bf": "catechism.methods.train.ft_bf:FtBf",
     "ft_l": "catechism.methods.train.ft_l:FtL",
     "ft_m": "catechism.methods.train.ft_m:FtM",
+    "ice": "catechism.methods.edit.ice:Ice",
+    "ike": "catechism.methods.edit.ike:Ike",
     "lora": "catechism.methods.train.lora:Lora",
     "malmen": "catechism.methods.edit.malmen:Malmen",
+    "memoir": "catechism.methods.edit.memoir:Memoir",
     "mend": "catechism.methods.edit.mend:Mend",
     "rome": "catechism.methods.edit.rome:Rome",
+    "ultraedit": "catechism.methods.edit.ultraedit:UltraEdit",
 }
 
 

@@ -33,8 +33,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from catechism.delta import Delta
 from catechism.errors import BadSpec
@@ -46,6 +44,7 @@ from catechism.model.hyper.factors import Factors
 from catechism.model.hyper.network import EditorNetwork
 from catechism.model.hyper.training import Course, Written
 from catechism.model.target_tokens import check_rate
+from catechism.solve.shifts import shift_update
 from catechism.types import JSON, Catechism
 
 SOURCE = "arXiv:2311.04661"
@@ -105,16 +104,6 @@ def write(network: EditorNetwork, factors: Mapping[str, Factors]) -> dict[str, W
         along = (gradient.u * u).sum(dim=-1, keepdim=True)
         shifts = -network.scalar("eta", address) * along * delta  # Eq. 1, Eq. 2
         ridge = network.scalar("log_ridge", address).double().exp() * network.energy(address)
-        A, B = solve(gradient.u[gradient.counted].double(), shifts[gradient.counted].double(), ridge)
+        A, B = shift_update(gradient.u[gradient.counted].double(), shifts[gradient.counted].double(), ridge)  # Eq. 3
         written[address] = Written(A.float()[None], B.float()[None])
     return written
-
-
-def solve(
-    K: Float[Tensor, "m d_in"], D: Float[Tensor, "m d_out"], ridge: Float[Tensor, ""]
-) -> tuple[Float[Tensor, "d_out r"], Float[Tensor, "r d_in"]]:
-    """The factors of S, by the smaller of both systems; gradients flow through it.  # Eq. 3"""
-    m, d_in = K.shape
-    if m <= d_in:
-        return D.T, torch.linalg.solve(K @ K.T + ridge * torch.eye(m).to(K), K)
-    return D.T @ K, torch.linalg.inv(K.T @ K + ridge * torch.eye(d_in).to(K))
