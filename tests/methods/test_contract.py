@@ -38,6 +38,8 @@ QUICK: Mapping[str, dict[str, Any]] = {
     "malmen": {"course": Course(examples=5, steps=2, batch=3)},
     # its other address needs a model whose states tell questions apart, see test_memoir.py
     "memoir": {"address": "paper", "contexts": 1, "context_tokens": 3, "search": Search(steps=2, stop=0.0)},
+    # its other address needs a model whose states tell questions apart, see test_memoir.py
+    "memoir": {"address": "paper", "contexts": 1, "context_tokens": 3, "search": Search(steps=2, stop=0.0)},
     "mend": {"course": Course(examples=5, steps=2, batch=3)},
     "rome": {"contexts": 1, "context_tokens": 3, "search": Search(steps=2, stop=0.0)},
     "ultraedit": {"warm": 3},

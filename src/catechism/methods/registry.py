@@ -24,6 +24,7 @@ METHODS: Mapping[str, str] = {
     "lora": "catechism.methods.train.lora:Lora",
     "malmen": "catechism.methods.edit.malmen:Malmen",
     "memoir": "catechism.methods.edit.memoir:Memoir",
+    "memoir": "catechism.methods.edit.memoir:Memoir",
     "mend": "catechism.methods.edit.mend:Mend",
     "rome": "catechism.methods.edit.rome:Rome",
     "ultraedit": "catechism.methods.edit.ultraedit:UltraEdit",

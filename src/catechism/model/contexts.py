@@ -29,6 +29,13 @@ FRAMES = (
 )
 
 
+def contexts_of(live: LiveModel, *, n: int, tokens: int, seed: int) -> tuple[str, ...]:
+    """`n` texts of the model's own to put before a prompt, each ending in a full stop."""
+    openings = [OPENINGS[i % len(OPENINGS)] for i in range(n)]
+    texts = sample_texts(live, openings, tokens=tokens, seed=seed) if openings else []
+    return tuple(text if text.endswith(".") else f"{text}." for text in texts)
+
+
 @torch.no_grad()
 def sample_texts(live: LiveModel, openings: list[str], *, tokens: int, seed: int) -> list[str]:
     """Sample a continuation of every opening from the model's own distribution.

@@ -285,8 +285,8 @@ def place_of(feature: Feature) -> Place:
 
 def _cache_in(named: dict[str, Any]) -> Any:
     """The keys and values among a model's arguments or results, by whichever name the library gives them."""
-    found = named.get("cache")  # asked first: the old name warns where there is the new one
-    return named.get("past_key_values") if found is None else found
+    found = dict.get(named, "cache")  # as a plain dictionary: results warn when the old name is asked for
+    return dict.get(named, "past_key_values") if found is None else found
 
 
 def _hooks_of(model: nn.Module) -> set[tuple[int, int]]:
