@@ -199,9 +199,14 @@ class SingularCovariance(SolveError):
 
 
 class NoConvergence(SolveError):
-    """The value search ended without making the model say the new object."""
+    """The value search ended without making the model say the new object.
+
+    Attributes:
+        facts: numbers of the facts that it holds for, among those that were handed in; empty if it is about all.
+    """
 
     code = "E402"
+    facts: tuple[int, ...] = ()
 
 
 class RevertError(CatechismError, RuntimeError):

@@ -9,13 +9,14 @@ interrupted stream is taken up again from these two and ends with the same bytes
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
 from catechism.delta import Delta
+from catechism.errors import BadSpec
 from catechism.methods.registry import Method
 from catechism.model import LiveModel
 from catechism.types import Catechism
@@ -98,3 +99,28 @@ class Stacked:
         self._warm = True
         self._progress = Progress(found, None, self._progress.steps + 1)
         return found
+
+
+class Stepwise:
+    """A stream whose every step is a function of the facts and of where it stood.
+
+    Args:
+        step: gives where it stands after these facts; whatever it raises leaves the stream as it is.
+        progress: where it stands.
+    """
+
+    def __init__(self, step: Callable[[Sequence[Catechism], Progress], Progress], progress: Progress) -> None:
+        self._step, self._progress = step, progress
+
+    @property
+    def progress(self) -> Progress:
+        """Where it stands."""
+        return self._progress
+
+    def add(self, catechisms: Sequence[Catechism]) -> Delta:
+        """See `Stream.add`."""
+        after = self._step(catechisms, self._progress)
+        if after.delta is None:
+            raise BadSpec("There is nothing to fit. Give at least one catechism.")
+        self._progress = after
+        return after.delta

@@ -130,6 +130,32 @@ def gains(
     return gain * (mask if kind == "update" else mask * (position >= rows.subject[:, None]))
 
 
+def anchored(
+    values: Float[Tensor, "n d"], there: Float[Tensor, "n d"], pilots: Float[Tensor, " 2"], n_pilots: int
+) -> tuple[Float[Tensor, "n d"], Float[Tensor, " 2"]]:
+    """Bring every output with its value to the mean norm that the first facts' outputs had.
+
+        v_i <- (W k_i + v_i) * norm / |W k_i + v_i| - W k_i
+
+    In a long stream the norms grow from edit to edit, and the growth ruins the model.
+
+    Args:
+        values: as found.
+        there: W k_i, what the matrix gives as it is.
+        pilots: sum of the norms over the pilot facts so far, and their number.
+        n_pilots: how many facts are pilots; those are not changed.
+
+    Returns: the values, and `pilots` with these facts counted.
+    Source: NAS, arXiv:2602.02543.
+    """
+    whole = there + values
+    norms = whole.norm(dim=1)
+    new = min(n_pilots - int(pilots[1]), len(norms))
+    pilots = pilots + torch.stack([norms[:new].sum(), norms.new_tensor(float(new))]).to(pilots)
+    scaled = whole * (pilots[0] / pilots[1]).to(norms) / norms.clamp_min(1e-12)[:, None]
+    return torch.cat([values[:new], (scaled - there)[new:]]), pilots
+
+
 def last_layers(live: LiveModel, layer: int, spread: int) -> list[Site]:
     """The MLP output matrices of the `spread` layers that end at `layer`, less those that are not there or not dense.
 

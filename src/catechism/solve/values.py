@@ -13,6 +13,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from catechism.errors import NoConvergence
+
+#: Facts that are searched in one batch.
+AT_ONCE = 64
+
 #: (values (k, d), which facts they belong to (k,)) -> (loss to minimise (k,), negative log-likelihood per token (k,))
 Objective = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -41,7 +46,9 @@ class Found:
 
 
 @torch.enable_grad()
-def find_values(objective: Objective, scale: Float[Tensor, " n"], d: int, search: Search) -> Found:
+def find_values(
+    objective: Objective, scale: Float[Tensor, " n"], d: int, search: Search, *, at_once: int = AT_ONCE
+) -> Found:
     """Minimise every fact's loss over its own vector by Adam from zero, inside a ball.
 
         v_i <- Adam(v_i, grad loss_i),   |v_i| <= clamp * scale_i          beta = (.9, .999), eps = 1e-8
@@ -50,13 +57,39 @@ def find_values(objective: Objective, scale: Float[Tensor, " n"], d: int, search
         objective: see `Objective`. The facts' losses must not depend on each other's values.
         scale: per fact, the norm that the clamp is relative to; also fixes device and dtype.
         d: width of a value.
+        at_once: so many facts are searched together, then the next ones; bounds what has to be kept for gradients.
 
+    Raises: NoConvergence if a loss or a value is not finite; its `facts` are their numbers.
     Source: arXiv:2202.05262, Eq. 4.
     """
     n = scale.shape[0]
-    values, first, second = (scale.new_zeros(n, d) for _ in range(3))
-    nll, taken = scale.new_full((n,), float("inf")), torch.zeros(n, dtype=torch.long, device=scale.device)
-    active = torch.arange(n, device=scale.device)
+    found = Found(
+        scale.new_zeros(n, d),
+        scale.new_full((n,), float("inf")),
+        torch.zeros(n, dtype=torch.long, device=scale.device),
+    )
+    for start in range(0, n, at_once):
+        _search(objective, scale, torch.arange(start, min(start + at_once, n), device=scale.device), search, found)
+    broken = ~(found.nll.isfinite() & found.values.isfinite().all(dim=1))
+    if bool(broken.any()):
+        lost = tuple(int(i) for i in broken.nonzero()[:, 0])
+        error = NoConvergence(
+            f"The value search left the finite numbers for {len(lost)} of {n} facts (number "
+            f"{', '.join(map(str, lost[:5]))}{', ...' if len(lost) > 5 else ''}). Lower `search.lr`, open the model in "
+            "float32, or leave these facts out."
+        )
+        error.facts = lost
+        raise error
+    return found
+
+
+def _search(
+    objective: Objective, scale: Float[Tensor, " n"], active: Int[Tensor, " k"], search: Search, found: Found
+) -> None:
+    """Search the values of some facts and write them into `found`."""
+    values, nll, taken = found.values, found.nll, found.steps
+    d = values.shape[1]
+    first, second = torch.zeros_like(values), torch.zeros_like(values)
     radius = (search.clamp * scale)[:, None]
     for step in range(1, search.steps + 2):
         candidate = values[active].requires_grad_()
@@ -75,4 +108,3 @@ def find_values(objective: Objective, scale: Float[Tensor, " n"], d: int, search
         norm = moved.norm(dim=1, keepdim=True)
         values[active] = moved * (radius[active] / norm.clamp_min(1e-12)).clamp(max=1.0)
         taken[active] = step
-    return Found(values, nll, taken)

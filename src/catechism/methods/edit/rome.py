@@ -32,10 +32,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-import torch
-
 from catechism.delta import Delta, LowRank
-from catechism.errors import BadSpec, NoConvergence
+from catechism.errors import BadSpec
 from catechism.hashing import digest_json
 from catechism.model import LiveModel
 from catechism.model.background import Background
@@ -109,11 +107,6 @@ class Rome:
         gain = gains(spec.gain, live, site, rows, readers)
         objective = TargetObjective(live, site, rows, gain, kl=spec.kl, decay=spec.decay, scale=scale)
         found = find_values(objective, scale, live.anatomy.matrix(site).shape[0], spec.search)  # v* - W k*, Eq. 4
-        if not bool(torch.isfinite(found.nll).all()):
-            raise NoConvergence(
-                f"The value search left the finite numbers in layer {spec.layer}. Lower `search.lr`, or open the model "
-                "in float32."
-            )
         address = live.anatomy.matrix(site).address
         deltas = []
         for i, catechism in enumerate(catechisms):
