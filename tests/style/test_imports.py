@@ -30,13 +30,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "reference": BASICS | {"arch", "model"},
     "methods": BASICS | {"solve", "model", "delta", "arch"},
     "locate": BASICS | {"solve", "model", "delta", "arch"},
+    "memory": BASICS | {"solve", "model", "delta", "arch"},
     "registry": BASICS | {"matching", "delta"},
     "page": {"types", "delta"},
     "service": BASICS
     | {"matching", "settings", "evaluate", "methods", "locate", "facts", "registry", "reference", "model", "delta"}
     | {"page"},
 }
-MAY_IMPORT["bench"] = MAY_IMPORT["service"] | {"service", "datasets", "fanout"}
+MAY_IMPORT["bench"] = MAY_IMPORT["service"] | {"service", "datasets", "fanout", "memory"}
 MAY_IMPORT["cli"] = set(MAY_IMPORT) | {"__init__"}
 MAY_IMPORT["__init__"] = set(MAY_IMPORT) - {"cli"}  # looked up on first use
 
