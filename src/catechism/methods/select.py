@@ -10,6 +10,7 @@ any of a fact's effect sits at one MLP, and rank-one edits work all the same.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 
@@ -20,6 +21,29 @@ SHORT_LIVED_DAYS = 60
 BULKY_CHARS = 400  # of the whole statement
 LONG_OBJECT_TOKENS = 12  # more than a rank-one value was seen to hold on the shipped models
 SEPARABLE = 0.5  # the subject's key less that of other subjects, see `catechism.locate.layers`
+CROWDED = 30  # edits in effect from which closed forms disturb each other, docs/benchmarks.md
+
+#: Why a method was not taken for a fact that goes into a model by itself. Figures: docs/benchmarks.md.
+NOT_TAKEN: Mapping[str, str] = {
+    "alphaedit": "for batches: one fact gets rome's solution, projected",
+    "distill": "takes seconds where a closed form takes a fraction of one",
+    "emmet": "for batches: for one fact it is rome",
+    "ft_bf": "needs many facts at once to spare what is near",
+    "ft_l": "moves what is near the fact",
+    "ft_m": "moves what is near the fact",
+    "grace": "recognises the prompt that it was given and few other phrasings",
+    "ice": "puts the fact before the prompt as text, which is what leaving it explicit does",
+    "ike": "puts the fact before the prompt as text, which is what leaving it explicit does",
+    "lora": "learns the sentence and moves what is near it",
+    "malmen": "needs a network that is trained for the model first",
+    "memit": "for batches: for one fact it spreads rome's solution over layers",
+    "memoir": "stands beside the matrix: it does not leave as an adapter that other servers load",
+    "mend": "needs a network that is trained for the model first",
+    "rome": "writes one object for one subject into one matrix",
+    "sequential": "for streams: its edits are solved together, not one by one",
+    "ultraedit": "for long streams: coarse for one fact",
+    "wise": "keeps a copy of the matrix for a stream of edits",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +54,15 @@ class Evidence:
         object_tokens: length of the new object.
         closed_form_layer: best layer for a rank-one edit; None where no layer has a dense MLP.
         separability: how much the subject's key is its own there, at most 1; None where it was not measured.
-        distill_layer: best block for distillation.
+        distill_layer: best block for distillation, and for a memory beside its MLP.
+        in_effect: edits that are on the model already.
     """
 
     object_tokens: int
     closed_form_layer: int | None
     separability: float | None
     distill_layer: int
+    in_effect: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +76,8 @@ class Choice:
 
     def json(self) -> dict[str, JSON]:
         """As a JSON object."""
-        return {"method": self.method, "layer": self.layer, "rule": self.rule, "why": self.why}
+        others: JSON = {name: why for name, why in NOT_TAKEN.items() if name != self.method}
+        return {"method": self.method, "layer": self.layer, "rule": self.rule, "why": self.why, "not_taken": others}
 
 
 def select(fact: Fact, evidence: Evidence) -> Choice:
@@ -81,9 +108,24 @@ def select(fact: Fact, evidence: Evidence) -> Choice:
             f"less than {SEPARABLE}: an edit of one matrix would spill; {distilled}."
         )
         return Choice("distill", evidence.distill_layer, "contextual", why)
+    if evidence.in_effect >= CROWDED:
+        why = (
+            f"{evidence.in_effect} edits are in effect. From {CROWDED} on closed forms begin to disturb each other; a "
+            "memory beside the matrix acts only where its own question is recognised."
+        )
+        return Choice("memoir", evidence.distill_layer, "crowded", why)
     own = "" if evidence.separability is None else f", by {evidence.separability:.2f}"
     why = f"One object for one subject, and in layer {evidence.closed_form_layer} the subject's key is its own{own}."
     return Choice("rome", evidence.closed_form_layer, "atomic", why)
+
+
+def instead(first: Choice, evidence: Evidence) -> list[Choice]:
+    """What is tried where a choice fails its gates, in this order: a memory of its own, then a trained block."""
+    if first.method == EXPLICIT:
+        return []
+    others = ["distill"] if evidence.closed_form_layer is None else ["memoir", "distill"]
+    why = f"{first.method} was tried first and failed its gates."
+    return [Choice(name, evidence.distill_layer, "second", why) for name in others if name != first.method]
 
 
 def _days(fact: Fact) -> int | None:

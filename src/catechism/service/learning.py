@@ -22,7 +22,7 @@ from catechism.facts.synthesis import lesson_of, synthesise
 from catechism.facts.teacher import check_with_teacher
 from catechism.facts.templates import Amounts
 from catechism.locate.locate import Budget, Ranking, locate
-from catechism.methods.select import EXPLICIT, Choice, Evidence, select
+from catechism.methods.select import EXPLICIT, Choice, Evidence, instead, select
 from catechism.registry import Draft, EditVersion, Registry
 from catechism.service.examine import Active, Trial, examine
 from catechism.service.outcomes import Ending, Outcome
@@ -202,15 +202,13 @@ class Learner:
         layer = None if ranking.closed_form is None else ranking.closed_form.site.layer
         tokens = self._bench.live.encode_pairs([fact.prompt], [fact.object]).spans[0]
         separable = None if ranking.closed_form is None else ranking.closed_form.score
-        evidence = Evidence(tokens[1] - tokens[0], layer, separable, ranking.distill)
+        in_effect = len(self._registry.active())
+        evidence = Evidence(tokens[1] - tokens[0], layer, separable, ranking.distill, in_effect)
         if self._plan.method is not None:
-            by_hand = {EXPLICIT: None, "distill": ranking.distill}.get(self._plan.method, layer)
+            by_hand = {EXPLICIT: None, "rome": layer}.get(self._plan.method, ranking.distill)
             return [Choice(self._plan.method, by_hand, "asked", "It was asked for by name.")]
         first = select(fact, evidence)
-        if first.method == EXPLICIT:
-            return [first]
-        second = Choice("distill", ranking.distill, "second", f"{first.method} was tried first and failed its gates.")
-        return [first] if first.method == "distill" else [first, second]
+        return [first, *instead(first, evidence)]
 
     def _fit(self, lesson: Catechism, choice: Choice) -> Delta | None:
         if choice.method == EXPLICIT:
