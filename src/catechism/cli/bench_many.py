@@ -121,3 +121,38 @@ def numbers_of(text: str) -> list[int]:
         return [int(word) for word in text.split(",") if word.strip()]
     except ValueError as error:
         raise UsageError(f"--checkpoint {text!r} is no list of numbers. Write it like 1,10,100.") from error
+
+
+@verb(group, "peers")
+def peers(
+    easyedit: Annotated[
+        Path | None,
+        typer.Option(help="Your checkout of EasyEdit; without one you are told how to make it.", file_okay=False),
+    ] = None,
+    python: Annotated[
+        Path | None, typer.Option(help="An interpreter that has what the checkout needs; this one if left out.")
+    ] = None,
+    hparams: Annotated[
+        Path | None, typer.Option(help="Settings for the checkout; those that it ships if left out.", dir_okay=False)
+    ] = None,
+    model: Model = "almanac",
+    methods: Methods = "rome",
+    facts: Facts = 10,
+    data: Data = None,
+    text: Text = None,
+    layer: Layer = None,
+    report: Page = None,
+    seed: Seed = 0,
+) -> Result:
+    """Hold your EasyEdit checkout beside ours.
+
+    Same model, facts, layer and statistics; the checkout runs in a process of its own and hands its weights back, and
+    one scorer scores both.
+    """
+    from catechism.bench.charts import pareto
+    from catechism.bench.peers import find_checkout, run
+    from catechism.bench.single import Request
+
+    request = Request(model, names_of(methods), facts, data, text, layer, seed)
+    found = run(request, Settings.from_environment(os.environ), find_checkout(easyedit, python, hparams))
+    return _answer("Beside EasyEdit", found, seed, report, pareto(cast("list[dict[str, JSON]]", found["rows"])))
