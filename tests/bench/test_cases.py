@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from catechism.bench.cases import NEIGHBOURS, STUDIED, UNRELATED, catechism_of, draw_catechisms
+from catechism.bench.cases import NEIGHBOURS, STUDIED, UNRELATED, catechism_of, draw_catechisms, other_catechisms
 from catechism.reference.world import World, WorldFact, load_world, prompt_of
 from catechism.types import UNMOVED, Catechism, Kind
 
@@ -146,3 +146,12 @@ def test_the_questions_follow_the_random_numbers_they_are_given() -> None:
     one, same = (catechism_of(WORLD, fact, "Oslo", random.Random(7)) for _ in range(2))
     assert one == same
     assert one.fact.object == "Oslo" and one.fact.id == f"capital/{fact.subject}"
+
+
+def test_what_methods_learn_to_edit_from_is_about_others_and_not_in_the_exam() -> None:
+    taught = DRAWN[:10]
+    others = other_catechisms(WORLD, taught, seed=3)
+    assert len(others) > 1000 and others == other_catechisms(WORLD, taught, seed=3)
+    assert not {c.fact.subject for c in others} & {c.fact.subject for c in taught}
+    studied = {q.text for c in others for q in c.study}
+    assert studied and not studied & {q.text for c in taught for q in c.questions}

@@ -44,8 +44,10 @@ def live_model(model_type: str = "llama", dtype: torch.dtype = torch.float32) ->
     return LiveModel(tiny_model(model_type).to(dtype), tiny_tokenizer(), name="tiny")
 
 
-def editor(name: str, live: LiveModel, **settings: Any) -> Any:
-    return method(name)(Background(live, partial(iter, TEXTS), **settings))
+def editor(name: str, live: LiveModel, training: Sequence[Catechism] = (), **settings: Any) -> Any:
+    background = Background(live, partial(iter, TEXTS), **settings)
+    background.learn_from(lambda: training)
+    return method(name)(background)
 
 
 # -- equations ---------------------------------------------------------------------------------------------------------
@@ -114,7 +116,7 @@ def whitened(factors: Factors) -> tuple[Tensor, Tensor]:
 def network_of(factors: Factors, **scalars: float) -> EditorNetwork:
     shape = (factors.delta.shape[-1], factors.u.shape[-1])
     network = EditorNetwork({"a": shape, "b": shape}, rank=3, scalars=scalars, seed=0)
-    network.measure("a", factors)
+    network.measure("a", factors, torch.eye(*shape))
     return network
 
 
@@ -145,12 +147,19 @@ def test_a_unit_that_never_fired_does_not_explode() -> None:
     assert bool(torch.isfinite(network_of(silent)("a", factors)[0]).all())
 
 
+def unit_of(factors: Factors) -> float:
+    """Size of the values of the matrix that passes its input on, over the spreads of the input added up."""
+    seen = factors.u[factors.counted].double()
+    size = (functional.pad(seen, (0, factors.delta.shape[-1] - seen.shape[-1])) ** 2).mean().sqrt()
+    return float(size / ((seen - seen.mean(dim=0)) ** 2).mean(dim=0).sqrt().sum())
+
+
 def test_an_edit_of_mend_is_a_whitened_step_for_each_token() -> None:
     factors = some_factors()
     network = network_of(factors, alpha=0.5)
     written = mend.write(network, {"a": factors})["a"]
     u, delta = whitened(factors)
-    expected = -0.5 * torch.einsum("nto,nti->noi", delta, u)
+    expected = -0.5 * unit_of(factors) * torch.einsum("nto,nti->noi", delta, u)
     torch.testing.assert_close((written.A @ written.B).double(), expected, rtol=1e-5, atol=1e-5)
     part = part_of(written)
     torch.testing.assert_close(part.dense(), expected.sum(dim=0), rtol=1e-5, atol=1e-4)
@@ -182,8 +191,9 @@ def test_malmen_shifts_the_values_by_what_each_tokens_edit_does_at_its_key() -> 
     written = malmen.write(network, {"a": factors})["a"]
     u, delta = whitened(factors)
     K = factors.u[factors.counted].double()
+    eta = 0.25 * unit_of(factors)
     D = torch.stack(
-        [-0.25 * torch.outer(d, v) @ k for d, v, k in zip(delta[factors.counted], u[factors.counted], K, strict=True)]
+        [-eta * torch.outer(d, v) @ k for d, v, k in zip(delta[factors.counted], u[factors.counted], K, strict=True)]
     )
     ridge = 0.2 * float((K**2).sum(dim=1).mean())
     expected = by_normal_equations(K, D, ridge)
@@ -232,7 +242,7 @@ def test_too_little_to_train_on_is_refused() -> None:
     with pytest.raises(BadSpec, match="holds 6 sentences .*, 40 were asked for. Lower `examples`"):
         self_written(Background(live, partial(iter, TEXTS)), 40, seed=0)
     with pytest.raises(BadSpec, match="1 training edits are too few"):
-        editor("mend", live, training=lambda: [VIENNA]).fit(live, [FRANCE], SPECS["mend"])
+        editor("mend", live, training=[VIENNA]).fit(live, [FRANCE], SPECS["mend"])
 
 
 # -- training ----------------------------------------------------------------------------------------------------------
@@ -243,7 +253,7 @@ def test_training_lowers_the_loss_of_held_out_edits_and_leaves_the_model_alone(n
     live = open_model("almanac")
     facts = draw_catechisms(load_world(), 40, seed=5)
     spec = replace(SPECS[name], layer=3, spread=1, rank=16, course=Course(steps=8, batch=8, lr=3e-3))
-    made = editor(name, live, training=lambda: facts[1:])
+    made = editor(name, live, training=facts[1:])
     delta = made.fit(live, facts[:1], spec)
     log: Any = delta.info["training"]
     assert log["source"] == "catechisms" and (log["examples"], log["held_out"]["examples"]) == (32, 7)
@@ -279,7 +289,7 @@ def test_everything_that_makes_a_network_names_its_file(tmp_path: Path) -> None:
     ]
     for settings in ({}, *others):
         made.fit(live, [FRANCE], replace(spec, **settings))
-    editor("mend", live, cache=tmp_path, training=lambda: [FRANCE, VIENNA]).fit(live, [FRANCE], spec)
+    editor("mend", live, cache=tmp_path, training=[FRANCE, VIENNA]).fit(live, [FRANCE], spec)
     assert len(list(tmp_path.iterdir())) == 2 + len(others)
 
 

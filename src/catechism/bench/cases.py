@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 from catechism.reference.world import Relation, World, WorldFact, prompt_of
 from catechism.types import Catechism, Fact, Kind, Question
@@ -11,6 +12,7 @@ from catechism.types import Catechism, Fact, Kind, Question
 NEIGHBOURS = 8  # of each sort: with the same object, and any other
 UNRELATED = 10
 STUDIED = 3  # phrasings to study; the others are in the exam
+LEARNT_FROM = 1200  # facts for methods that learn how to edit, at the most
 
 
 def draw_catechisms(world: World, n: int, *, seed: int) -> list[Catechism]:
@@ -25,6 +27,18 @@ def draw_catechisms(world: World, n: int, *, seed: int) -> list[Catechism]:
             if pool and len(drawn) < n:
                 drawn.append(pool.pop())
     return [catechism_of(world, fact, _another_object(world, rng, fact), rng) for fact in drawn]
+
+
+def other_catechisms(world: World, taught: Sequence[Catechism], *, seed: int) -> list[Catechism]:
+    """Facts about subjects that none of `taught` is about, to learn how to edit from.
+
+    Nothing that `taught` is examined with is among what they study.
+    """
+    subjects = {catechism.fact.subject for catechism in taught}
+    asked = {question.text for catechism in taught for question in catechism.questions}
+    drawn = draw_catechisms(world, len(world.facts), seed=seed)
+    others = [catechism for catechism in drawn if catechism.fact.subject not in subjects][:LEARNT_FROM]
+    return [replace(one, study=tuple(q for q in one.study if q.text not in asked)) for one in others]
 
 
 def catechism_of(world: World, fact: WorldFact, new_object: str, rng: random.Random) -> Catechism:

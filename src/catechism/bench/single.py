@@ -136,6 +136,7 @@ def prepare(request: Request, settings: Settings) -> Bench:
         )
     for catechism in catechisms:
         live.subject_last(catechism.fact.prompt, catechism.fact.subject)
+    stage.learn_beside(catechisms, seed=request.seed)
     return Bench(live, catechisms, stage.background, stage.held_out, source)
 
 

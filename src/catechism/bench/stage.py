@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import resource
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import torch
 
+from catechism.bench.cases import other_catechisms
 from catechism.delta import Delta
 from catechism.errors import UsageError
 from catechism.methods import Method, method
@@ -20,6 +21,7 @@ from catechism.reference import SHIPPED, open_model
 from catechism.reference.corpus import background_texts, held_out_prose
 from catechism.reference.world import load_world
 from catechism.settings import Settings
+from catechism.types import Catechism
 
 HELD_OUT_TEXTS = 24
 
@@ -39,6 +41,11 @@ class Stage:
         if name not in self._editors:
             self._editors[name] = method(name)(self.background)
         return self._editors[name]
+
+    def learn_beside(self, taught: Sequence[Catechism], *, seed: int) -> None:
+        """Give methods that learn how to edit other facts to learn from, where it is known what the model knows."""
+        if self.live.name in SHIPPED:
+            self.background.learn_from(partial(other_catechisms, load_world(), taught, seed=seed))
 
     def wear(self, delta: Delta | None) -> None:
         """Have this delta on the model and nothing else."""

@@ -117,6 +117,7 @@ def opened(job: Job) -> Iterator[Trial]:
     started, request = time.perf_counter(), job.request
     stage = open_stage(request.model, request.text, request.seed, job.settings)
     catechisms, refused, source = _facts(request, stage.live)
+    stage.learn_beside(catechisms, seed=request.seed)
     setup = OpenStage(request.model, request.text, request.seed, job.settings, job.threads)
     with open_executor(job.executor, setup, stage, workers=job.workers) as executor:
         course = Course(stage, catechisms, executor, job.settings.cache, request.seed)

@@ -24,8 +24,6 @@ class Background:
             needs no data and is right for a model whose training text is not at hand.
         cache: folder for statistics; None keeps them in memory only.
         seed: of the texts that the model writes.
-        training: gives catechisms of facts that nobody is going to edit, for methods that learn how to edit; None lets
-            them make edits of the texts.
     """
 
     def __init__(
@@ -35,10 +33,9 @@ class Background:
         *,
         cache: Path | None = None,
         seed: int = 0,
-        training: Callable[[], Iterable[Catechism]] | None = None,
     ) -> None:
         self._live, self._texts, self._cache, self._seed = live, texts, cache, seed
-        self._training = training
+        self._training: Callable[[], Iterable[Catechism]] | None = None
         self._known: dict[Site, Covariance] = {}
         self._written: list[str] = []
         self._contexts: dict[tuple[int, int, int], tuple[str, ...]] = {}
@@ -56,8 +53,15 @@ class Background:
         """Folder for what can be computed again; None where nothing is kept."""
         return self._cache
 
+    def learn_from(self, training: Callable[[], Iterable[Catechism]]) -> None:
+        """Take over what gives catechisms of facts that nobody is going to edit, for methods that learn how to edit.
+
+        Without them these methods make edits of the texts. To be called before the first fit of such a method.
+        """
+        self._training = training
+
     def training(self) -> list[Catechism]:
-        """Catechisms of other facts to learn from; none where none were given."""
+        """Catechisms to learn how to edit from; none where none were given."""
         return list(self._training()) if self._training else []
 
     def texts(self, n: int) -> list[str]:

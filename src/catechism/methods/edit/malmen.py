@@ -15,7 +15,7 @@ squares problem:
     u~, delta~            the network's, see `catechism.methods.edit.mend` and `catechism.model.hyper.network`
     K         (m, d_in)   the keys of all tokens of all facts, one a row
     D         (m, d_out)  their shifts
-    eta_l     ()          step, learnt for each matrix
+    eta_l     ()          step, learnt for each matrix, in its unit (`EditorNetwork.unit`)
     lambda_l  ()          ridge, learnt as its logarithm
 
 The network is trained on batches of edits, all written into one matrix, so that it learns what the facts do to each
@@ -57,7 +57,7 @@ class Spec:
     layer: int  # the last one that is edited
     spread: int = 3  # layers that are edited
     rank: int = 64  # of the network's layers
-    eta: float = 1e-4  # where the step of every matrix starts
+    eta: float = 0.01  # where the step of every matrix starts, in its unit
     ridge: float = 0.1  # where lambda starts, as a share of the mean |u|^2
     course: Course = Course(batch=32)
     seed: int = 0
@@ -101,8 +101,8 @@ def write(network: EditorNetwork, factors: Mapping[str, Factors]) -> dict[str, W
     written = {}
     for address, gradient in factors.items():
         u, delta = network(address, gradient)
-        along = (gradient.u * u).sum(dim=-1, keepdim=True)
-        shifts = -network.scalar("eta", address) * along * delta  # Eq. 1, Eq. 2
+        eta = network.scalar("eta", address) * network.unit(address)
+        shifts = -eta * (gradient.u * u).sum(dim=-1, keepdim=True) * delta  # Eq. 1, Eq. 2
         ridge = network.scalar("log_ridge", address).double().exp() * network.energy(address)
         A, B = shift_update(gradient.u[gradient.counted].double(), shifts[gradient.counted].double(), ridge)  # Eq. 3
         written[address] = Written(A.float()[None], B.float()[None])

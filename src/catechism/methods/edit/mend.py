@@ -12,15 +12,16 @@ one, a term for each token, so a small network can read and rewrite it term by t
     u_t            (d_in,)   what enters the matrix at token t
     delta_t        (d_out,)  gradient of L by what leaves it there
     g_l     network          see `catechism.model.hyper.network`; starts as the identity
-    alpha_l step   ()        learnt for each matrix
+    alpha_l step   ()        learnt for each matrix, in its unit (`EditorNetwork.unit`)
 
 The network is trained on edits of other facts, on the unedited model: L at prompts that have to follow, and a KL at
 what has to stay (`catechism.model.hyper.training`). These edits are the background's training catechisms, or made of
 its texts where it has none. An edit has exactly the rank of its number of tokens; several facts are the sum of theirs.
 
-Deviation: mean and spread of the factors are taken once, for each matrix, instead of running through the training. The
-prompt itself is among those that have to follow. Rates and steps are for minutes on one core, see `Course`. Equation
-numbers are this page's own.
+Deviation: mean and spread of the factors are taken once, for each matrix, instead of running through the training. A
+step is in the matrix's unit, since its published absolute value fits one size of activations. The prompt itself is one
+of those that have to follow. Rates and steps are for minutes on one core, see `Course`. Equation numbers are this
+page's own.
 Not implemented: a stream of its own. The network knows gradients of the unedited model only, and a stream of such edits
 falls apart after a few: that is the method, and a benchmark is to show it.
 """
@@ -51,7 +52,7 @@ class Spec:
     layer: int  # the last one that is edited; published: the model's last
     spread: int = 3  # layers that are edited; published 3
     rank: int = 64  # of the network's layers; published 1920
-    alpha: float = 1e-4  # where the step of every matrix starts; published 1e-4
+    alpha: float = 0.01  # where the step of every matrix starts, in its unit; published 1e-4, about that on `almanac`
     course: Course = Course()
     seed: int = 0
 
@@ -91,5 +92,6 @@ def write(network: EditorNetwork, factors: Mapping[str, Factors]) -> dict[str, W
     written = {}
     for address, gradient in factors.items():
         u, delta = network(address, gradient)  # Eq. 2
-        written[address] = Written(-(network.scalar("alpha", address) * delta).transpose(1, 2), u)
+        alpha = network.scalar("alpha", address) * network.unit(address)
+        written[address] = Written(-(alpha * delta).transpose(1, 2), u)
     return written

@@ -8,7 +8,7 @@ For one token of one edit at matrix l, with its gradient in two factors u (d_in)
 
 U1, U2, b and o start at zero and s at one, so that the network starts as the identity: an edit is then a step of
 fine-tuning with whitened factors. U, V and b are shared by the matrices of a shape; s, o and the statistics are each
-matrix's own.
+matrix's own. Step sizes are in a unit of the matrix, see `EditorNetwork.unit`.
 """
 
 from __future__ import annotations
@@ -77,20 +77,32 @@ class EditorNetwork(nn.Module):
         for number, address in enumerate(self._order):
             self.register_buffer(f"mean_{number}", torch.zeros(sum(shapes[address])))
             self.register_buffer(f"std_{number}", torch.ones(sum(shapes[address])))
+            self.register_buffer(f"unit_{number}", torch.ones(()))
 
     def scalar(self, name: str, address: str) -> Float[Tensor, ""]:
         """A number that a matrix has learnt for itself."""
         return self.scalars[name][self._order.index(address)]
 
+    def unit(self, address: str) -> Tensor:
+        """The step with which a token's edit moves the value at its own key by about the size of such values.
+
+        What that step is in absolute numbers differs from model to model, and from layer to layer, with the width and
+        with the size of the activations.
+        """
+        return self.get_buffer(f"unit_{self._order.index(address)}")
+
     @torch.no_grad()
-    def measure(self, address: str, factors: Factors) -> None:
-        """Take mean and spread of every coordinate of a matrix from these factors."""
+    def measure(self, address: str, factors: Factors, matrix: Float[Tensor, "d_out d_in"]) -> None:
+        """Take mean and spread of every coordinate of a matrix, and its unit, from these factors."""
         mean, std = self._statistics(address)
-        z = torch.cat([factors.u, factors.delta], dim=-1)[factors.counted].double()
+        u = factors.u[factors.counted]
+        z = torch.cat([u, factors.delta[factors.counted]], dim=-1).double()
         spreads = z.std(dim=0, correction=0).split(self._sides(address))
         floored = [spread.clamp_min(FLOOR * float(spread.mean()) or 1.0) for spread in spreads]
         mean.copy_(z.mean(dim=0))
         std.copy_(torch.cat(floored))
+        values = u @ matrix.to(u).T
+        self.unit(address).copy_(values.square().mean().sqrt() / floored[0].sum())
 
     def energy(self, address: str) -> float:
         """Mean squared norm of what enters the matrix, in the factors that were measured."""

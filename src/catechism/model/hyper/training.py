@@ -56,7 +56,7 @@ class Course:
     steps: int = 150  # published: up to 100,000
     batch: int = 16  # edits in a step; published 1, with gradients added up over 10
     lr: float = 1e-3  # of the layers, falling to 0 along a cosine; published 1e-6, constant
-    lr_scalars: float = 1e-3  # of what each matrix learns for itself; published 1e-4
+    lr_scalars: float = 0.1  # of what each matrix learns for itself, in its unit; published 1e-4, absolute
     edit: float = 1.0  # weight of what has to follow; published 0.1
     keep: float = 1.0  # weight of what has to stay; published 1
     clip: float = 100.0  # largest norm of a gradient; published 100
@@ -98,7 +98,7 @@ class Trainer:
         self._live, self._network, self._write, self._examples = live, network, write, examples
         self._sites = {live.anatomy.matrix(site).address: site for site in sites}
         for address, factors in self._factors(examples[:MEASURED]).items():
-            network.measure(address, factors)
+            network.measure(address, factors, live.anatomy.matrix(address).read())
 
     @torch.enable_grad()
     def train(self, course: Course, among: Sequence[int], *, seed: int) -> None:
