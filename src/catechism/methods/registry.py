@@ -15,7 +15,9 @@ from catechism.types import Catechism
 
 #: Name of a method -> where its class is. A method is imported when it is asked for.
 METHODS: Mapping[str, str] = {
+    "alphaedit": "catechism.methods.edit.alphaedit:AlphaEdit",
     "distill": "catechism.methods.train.distill:Distill",
+    "emmet": "catechism.methods.edit.emmet:Emmet",
     "ft_bf": "catechism.methods.train.ft_bf:FtBf",
     "ft_l": "catechism.methods.train.ft_l:FtL",
     "ft_m": "catechism.methods.train.ft_m:FtM",
@@ -23,12 +25,15 @@ METHODS: Mapping[str, str] = {
     "ike": "catechism.methods.edit.ike:Ike",
     "lora": "catechism.methods.train.lora:Lora",
     "malmen": "catechism.methods.edit.malmen:Malmen",
-    "memoir": "catechism.methods.edit.memoir:Memoir",
+    "memit": "catechism.methods.edit.memit:Memit",
     "memoir": "catechism.methods.edit.memoir:Memoir",
     "mend": "catechism.methods.edit.mend:Mend",
     "rome": "catechism.methods.edit.rome:Rome",
     "ultraedit": "catechism.methods.edit.ultraedit:UltraEdit",
 }
+
+#: Methods that teach a fact whose subject is not known; the others find theirs in its prompt.
+SUBJECTLESS = frozenset({"ft_bf", "ft_l", "ft_m", "lora", "malmen", "mend", "ultraedit"})
 
 
 @runtime_checkable

@@ -1,4 +1,4 @@
-"""Facts as editors of the closed-form family read them: keys, rows of a value search, and what was written so far.
+"""Facts as editors of the closed-form family read them: their keys, and the rows of a value search.
 
 A fact's key is what enters an MLP's output matrix at the last token of its subject. It is taken over several texts: the
 bare prompt, the prompt after contexts, and sentences that only name the subject.
@@ -6,7 +6,7 @@ bare prompt, the prompt after contexts, and sentences that only name the subject
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,7 +14,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from catechism.delta import Delta, LowRank
 from catechism.model.contexts import FRAMES
 from catechism.model.live import LiveModel
 from catechism.model.targets import Rows, row_inputs, subject_keys, target_rows
@@ -24,9 +23,6 @@ from catechism.types import Fact, Role, Site
 #: Where a value acts during its search: at the subject's last token alone, as published; at every token, by the gain of
 #: the fact's own update; or by that gain from the subject's last token on.
 Gain = Literal["subject", "update", "onward"]
-
-#: (keys (n, d_in), residuals (n, d_out)) of a layer -> the two factors of its update
-Solve = Callable[[Site, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 _AT_ONCE = 256  # rows of a pass that keeps the activations of one place
 
@@ -128,74 +124,3 @@ def gains(
         gain[part, : inputs.shape[1]] = effect.to(gain.dtype)
     position = torch.arange(mask.shape[1], device=mask.device)
     return gain * (mask if kind == "update" else mask * (position >= rows.subject[:, None]))
-
-
-def anchored(
-    values: Float[Tensor, "n d"], there: Float[Tensor, "n d"], pilots: Float[Tensor, " 2"], n_pilots: int
-) -> tuple[Float[Tensor, "n d"], Float[Tensor, " 2"]]:
-    """Bring every output with its value to the mean norm that the first facts' outputs had.
-
-        v_i <- (W k_i + v_i) * norm / |W k_i + v_i| - W k_i
-
-    In a long stream the norms grow from edit to edit, and the growth ruins the model.
-
-    Args:
-        values: as found.
-        there: W k_i, what the matrix gives as it is.
-        pilots: sum of the norms over the pilot facts so far, and their number.
-        n_pilots: how many facts are pilots; those are not changed.
-
-    Returns: the values, and `pilots` with these facts counted.
-    Source: NAS, arXiv:2602.02543.
-    """
-    whole = there + values
-    norms = whole.norm(dim=1)
-    new = min(n_pilots - int(pilots[1]), len(norms))
-    pilots = pilots + torch.stack([norms[:new].sum(), norms.new_tensor(float(new))]).to(pilots)
-    scaled = whole * (pilots[0] / pilots[1]).to(norms) / norms.clamp_min(1e-12)[:, None]
-    return torch.cat([values[:new], (scaled - there)[new:]]), pilots
-
-
-def last_layers(live: LiveModel, layer: int, spread: int) -> list[Site]:
-    """The MLP output matrices of the `spread` layers that end at `layer`, less those that are not there or not dense.
-
-    Raises: UnknownName if `layer` itself is no such layer.
-    """
-    last = Site(layer, Role.MLP_OUT)
-    live.anatomy.matrix(last)
-    earlier = [Site(number, Role.MLP_OUT) for number in range(max(layer - spread + 1, 0), layer)]
-    return [*(site for site in earlier if live.anatomy.has(site)), last]
-
-
-def write_through(
-    live: LiveModel, sites: Sequence[Site], reading: Reading, values: Float[Tensor, "n d_out"], solve: Solve
-) -> dict[str, LowRank]:
-    """Write values that belong to the last of some layers into all of them, from the first to the last.
-
-        R_l = (V - brought_l) / (layers left, l included)
-
-    ``brought`` is what the layers before l already add to the residual stream after the last layer, measured with their
-    updates on the model. Returns the update of each matrix by its address, float32.
-
-    Deviation: the value belongs to the output of the last layer's MLP matrix and not to that of its block. Where the
-    family has a norm after the MLP the block's output cannot be set freely; what the earlier layers brought is turned
-    into the matrix's units by the ratio that the value itself shows, which is 1 in every other family.
-
-    Source: MEMIT, arXiv:2210.07229, Sec. 4.3 and Algorithm 1.
-    """
-    last = sites[-1].layer
-    parts: dict[str, LowRank] = {}
-    values = values.double()
-    if len(sites) > 1:
-        clean = reading.states(live, last)
-        moved = (reading.states(live, last, values.to(live.dtype)) - clean).norm(dim=1, keepdim=True)
-        unit = (moved / values.norm(dim=1, keepdim=True).clamp_min(1e-12)).clamp_min(1e-12)
-    for number, site in enumerate(sites):
-        missing = values
-        with live.with_delta(Delta(live.base, parts)):
-            keys = half_for_the_bare_prompt(reading.keys(live, [site])[site])
-            if number:
-                missing = values - (reading.states(live, last) - clean) / unit  # pyright: ignore[reportPossiblyUnbound]
-        A, B = solve(site, keys, missing / (len(sites) - number))
-        parts[live.anatomy.matrix(site).address] = LowRank(A.float().cpu(), B.float().cpu())
-    return parts

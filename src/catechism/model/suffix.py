@@ -41,16 +41,21 @@ class Prefix(DynamicCache):
         """Keys and values of a layer for the tokens so far and these."""
         if not self.frozen:
             return super().update(key_states, value_states, layer_idx, *args, **kwargs)
-        layer = self.layers[layer_idx]
-        return torch.cat([layer.keys, key_states], dim=-2), torch.cat([layer.values, value_states], dim=-2)
+        keys, values = self._of(layer_idx)
+        return torch.cat([keys, key_states], dim=-2), torch.cat([values, value_states], dim=-2)
 
     def select(self, rows: Int[Tensor, " r"]) -> Prefix:
         """The same for some of the rows."""
         part = Prefix()
-        for number, layer in enumerate(self.layers):
-            DynamicCache.update(part, layer.keys[rows], layer.values[rows], number)
+        for number in range(len(self.layers)):
+            keys, values = self._of(number)
+            part.update(keys[rows], values[rows], number)
         part.frozen = self.frozen
         return part
+
+    def _of(self, layer: int) -> tuple[Tensor, Tensor]:
+        kept: Any = self.layers[layer]
+        return kept.keys, kept.values
 
 
 class Suffix(Tail):

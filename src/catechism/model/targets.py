@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
-from torch import Tensor
+from torch import Tensor, nn
 
 from catechism.model.encoding import positions
 from catechism.model.live import LiveModel
@@ -233,8 +233,11 @@ class _Searched:
             return self._given if added is None else self._given + added.to(self._given.dtype)
         if added is None:
             return self._tail.block(self._tail.inputs)
-        module = self._live.anatomy.module(self._site)
-        handle = module.register_forward_hook(lambda _m, _a, out: out + added.to(out.dtype).reshape(out.shape))
+
+        def add(_module: nn.Module, _args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            return output + added.to(output.dtype).reshape(output.shape)
+
+        handle = self._live.anatomy.module(self._site).register_forward_hook(add)
         try:
             return self._tail.block(self._tail.inputs)
         finally:
