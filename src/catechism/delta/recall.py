@@ -76,7 +76,7 @@ class Recall:
             return [[] for _ in queries]
         scores, best = self.address.scores(queries.float().to(self.address.mean.device)).cpu().max(dim=1)
         pairs = zip(scores.tolist(), best.tolist(), strict=True)
-        return [[(score, self.texts[i])] if score >= self.address.threshold else [] for score, i in pairs]
+        return [[(score, self.texts[i])] if score >= self.address.alone else [] for score, i in pairs]
 
     def is_finite(self) -> bool:
         """False if the address holds NaN or infinity."""
