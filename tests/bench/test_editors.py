@@ -174,6 +174,19 @@ def test_a_batch_with_facts_that_fail_learns_the_others() -> None:
         learner.add(facts("Nowhere", "Peru"))
 
 
+def test_a_fact_without_a_subject_is_refused_with_the_methods_that_need_none() -> None:
+    class Subjects(Choosy):
+        def add(self, catechisms: Sequence[Catechism]) -> Delta:
+            if not all(one.fact.subject for one in catechisms):
+                raise BadFact("Subject '' is not in the prompt.")
+            return Delta("b", {})
+
+    learner = Learner(Subjects(), Subjects)
+    learner.add([Catechism(Fact("The capital is", "", "Rome", id="7"), ()), *facts("Peru")])
+    (failed,) = learner.failed
+    assert failed.fact == "7" and "has no subject" in failed.message and "lora" in failed.message
+
+
 def test_an_impossible_fact_is_reported_and_the_rest_go_on(
     job: Job, found: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,8 @@ from typing import Any
 
 from catechism.bench.before import answer_sheet, answers_before
 from catechism.bench.stage import Stage
-from catechism.delta import Delta
+from catechism.delta import Delta, LowRank
+from catechism.delta.dense import Dense
 from catechism.errors import BadFact, CatechismError, NoConvergence, UsageError
 from catechism.evaluate import Report, report, wilson
 from catechism.evaluate.divergence import mean_kl, neighbour_prompts
@@ -22,6 +23,7 @@ from catechism.evaluate.interview import Answers, Sheet, answer_budget, gather, 
 from catechism.fanout import Executor
 from catechism.matching import passes
 from catechism.methods import Method
+from catechism.methods.registry import SUBJECTLESS
 from catechism.methods.stream import Stream
 from catechism.model import LiveModel, encoding
 from catechism.types import Catechism, Kind, Rate
@@ -150,12 +152,12 @@ def _first_decile(found: Report, effect: InEffect, n: int) -> Rate | None:
 
 
 def norm_growth(live: LiveModel, delta: Delta | None) -> float | None:
-    """The largest ratio of a change's norm to that of its matrix; None where no weight is changed."""
-    ratios: list[float] = []
-    for address, part in (delta.parts if delta is not None else {}).items():
-        norm = getattr(part, "norm", None)  # a text in the context has none
-        if norm is not None:
-            ratios.append(norm() / float(live.anatomy.matrix(address).read().double().norm()))
+    """The largest ratio of a change's norm to that of its matrix; None where no weight is changed, as by a memory."""
+    ratios = [
+        part.norm() / float(live.anatomy.matrix(address).read().double().norm())
+        for address, part in (delta.parts if delta is not None else {}).items()
+        if isinstance(part, (LowRank, Dense))
+    ]
     return max(ratios, default=None)
 
 
@@ -213,7 +215,7 @@ class Learner:
             if not _is_about_a_fact(error):
                 raise
             bad = self._bad(batch, error) if len(batch) > 1 else {0: error}
-            self.failed += [Failure(batch[i].fact.id, str(why)) for i, why in bad.items()]
+            self.failed += [Failure(batch[i].fact.id, _told(batch[i], why)) for i, why in bad.items()]
             rest = [one for i, one in enumerate(batch) if i not in bad]
             if not rest:
                 return
@@ -243,6 +245,13 @@ class Learner:
                     raise
                 bad |= {start + i: found for i, found in self._bad(part, why).items()}
         return bad
+
+
+def _told(one: Catechism, error: CatechismError) -> str:
+    """What the error says; of a fact without a subject, which methods need none."""
+    if one.fact.subject or not isinstance(error, BadFact):
+        return str(error)
+    return f"{error} The fact has no subject; these methods need none: {', '.join(sorted(SUBJECTLESS))}."
 
 
 def _is_about_a_fact(error: CatechismError) -> bool:

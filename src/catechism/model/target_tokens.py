@@ -71,8 +71,11 @@ def target_tokens(
     return TargetTokens(inputs, rows, tokens, pairs.input_ids[rows, following])
 
 
-def check_facts(live: LiveModel, facts: Sequence[Fact]) -> None:
+def check_facts(live: LiveModel, facts: Sequence[Fact], *, needs_subject: bool = True) -> None:
     """Refuse what cannot be taught, before anything is computed.
+
+    Args:
+        needs_subject: whether a fact without a subject, "", is refused too.
 
     Raises: BadSpec without facts; BadFact if a prompt does not hold its subject or an object is empty; UsageError for a
         prompt that, with its object, is longer than the model's window.
@@ -81,7 +84,8 @@ def check_facts(live: LiveModel, facts: Sequence[Fact]) -> None:
         raise BadSpec("There is nothing to fit. Give at least one catechism.")
     live.encode_pairs([fact.prompt for fact in facts], [fact.object for fact in facts])
     for fact in facts:
-        live.subject_last(fact.prompt, fact.subject)
+        if fact.subject or needs_subject:
+            live.subject_last(fact.prompt, fact.subject)
 
 
 def check_rate(name: str, rate: float, *, most: float = 1.0) -> None:

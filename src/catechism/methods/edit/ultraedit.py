@@ -122,7 +122,7 @@ class UltraEdit:
         sites = _sites(live, spec)
 
         def step(catechisms: Sequence[Catechism], stood: Progress) -> Progress:
-            check_facts(live, [one.fact for one in catechisms])
+            check_facts(live, [one.fact for one in catechisms], needs_subject=False)
             running = _running(stood) or self._warmed(live, sites, spec)
             if stood.delta is None:
                 return self._turn(live, sites, catechisms, spec, running, stood)

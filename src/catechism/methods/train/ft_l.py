@@ -80,7 +80,7 @@ class FtL:
             prompt that does not fit the model's window; NoConvergence if the descent leaves the finite numbers.
         """
         facts = [catechism.fact for catechism in catechisms]
-        check_facts(live, facts)
+        check_facts(live, facts, needs_subject=False)
         self._background.check(live)
         tuned = TunedMatrix(live, Site(spec.layer, Role.MLP_OUT), ball=spec.ball)
         steps: list[JSON] = []

@@ -24,6 +24,7 @@ from catechism.model.adapters import Adapters
 from catechism.model.background import Background
 from catechism.model.encoding import check_length, rows
 from catechism.model.tail import Tail
+from catechism.model.target_tokens import check_facts
 from catechism.types import JSON, Catechism
 
 SOURCE = "arXiv:2106.09685"
@@ -67,9 +68,7 @@ class Lora:
             raise BadSpec("There is nothing to fit. Give at least one catechism.")
         self._background.check(live)
         facts = [catechism.fact for catechism in catechisms]
-        live.encode_pairs([fact.prompt for fact in facts], [fact.object for fact in facts])
-        for fact in facts:
-            live.subject_last(fact.prompt, fact.subject)
+        check_facts(live, facts, needs_subject=False)
         texts = rows(live.tokenizer, [fact.sentence for fact in facts])
         check_length(texts, live.max_tokens)
         batch, own = live.pad_windows(texts)

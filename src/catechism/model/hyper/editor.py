@@ -85,7 +85,7 @@ class NetworkEditor:
             trained on a model that carries deltas; UnknownName for a layer without a dense MLP; NoConvergence if the
             training leaves the finite numbers.
         """
-        check_facts(live, facts)
+        check_facts(live, facts, needs_subject=False)
         self._background.check(live)
         sites = self._sites(live, plan)
         learnt = self._network(live, sites, plan)
