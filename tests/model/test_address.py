@@ -144,13 +144,13 @@ def test_the_threshold_lets_no_more_wrong_texts_through_than_asked_for() -> None
         own = made.scores(texts.wrong)[torch.arange(60), texts.beside]
         shares.append(float((own > made.threshold).float().mean()))
         assert shares[-1] <= rate + 1e-6
-        assert made.threshold >= made.evidence()[0].limit
+        assert made.threshold >= made.evidence().what.limit
     assert shares[1] > shares[0]
 
 
 def test_where_there_is_room_the_threshold_is_where_both_are_as_likely() -> None:
     made = table(drawn(60, 3, c=24), strength=1.0)
-    evidence, _ = made.evidence()
+    evidence = made.evidence().what
     assert evidence.recall == 1.0 and evidence.limit < 0 < float(evidence.right.min())
     assert made.threshold == 0.0
 
@@ -158,8 +158,8 @@ def test_where_there_is_room_the_threshold_is_where_both_are_as_likely() -> None
 def test_the_same_question_twice_does_not_count_as_a_false_alarm() -> None:
     texts = drawn(20, 3)
     twice, once = table(texts.joined(texts)), table(texts)
-    assert twice.threshold < float(once.evidence()[0].right.median())
-    assert twice.alone < float(once.evidence()[0].right.median())
+    assert twice.threshold < float(once.evidence().what.right.median())
+    assert twice.alone < float(once.evidence().what.right.median())
 
 
 def test_a_large_table_is_fitted_on_a_sample_that_does_not_depend_on_the_order() -> None:
@@ -290,9 +290,9 @@ def test_two_entries_of_one_subject_are_told_apart_and_either_can_be_deleted() -
 def test_facts_without_study_get_an_address_from_contexts_and_mentions() -> None:
     bare = [replace(catechism, study=()) for catechism in facts()]
     made = addresses().table(bare)
-    what, who = made.evidence()
-    assert what.recall is None and set(made.weights.tolist()) == {1.0}
-    assert who.recall == pytest.approx(1.0, abs=0.02) and set(made.sort.tolist()) == {MENTION}
+    evidence = made.evidence()
+    assert evidence.what.recall is None and set(made.weights.tolist()) == {1.0}
+    assert evidence.who.recall == pytest.approx(1.0, abs=0.02) and set(made.sort.tolist()) == {MENTION}
     assert len(made.wrong) == EDITS * addresses().reach.wrong
     asked = [(j, q.text) for j, c in enumerate(bare) for q in c.questions if q.kind is Kind.PARAPHRASE]
     right = [j == at for (j, _), at in zip(asked, found(made, [text for _, text in asked]), strict=True)]

@@ -116,7 +116,10 @@ class Address(Protocol):
 
 def renumbered(owner: Int[Tensor, " m"], entries: Int[Tensor, " s"]) -> tuple[Int[Tensor, " r"], Int[Tensor, " r"]]:
     """The rows whose owner is among the entries, and their owners' places there; in the order of the entries."""
-    rows = [(owner == int(entry)).nonzero()[:, 0] for entry in entries]
-    places = [torch.full_like(found, place) for place, found in enumerate(rows)]
-    empty = owner.new_zeros(0)
-    return torch.cat([empty, *rows]), torch.cat([empty, *places]).to(owner.dtype)
+    order = owner.argsort(stable=True)
+    entries, ordered = entries.to(owner), owner[order]
+    first = torch.searchsorted(ordered, entries)
+    many = torch.searchsorted(ordered, entries, right=True) - first
+    places = torch.arange(len(entries), device=owner.device).repeat_interleave(many)
+    within = torch.arange(len(places), device=owner.device) - (many.cumsum(dim=0) - many)[places]
+    return order[first[places] + within], places.to(owner.dtype)

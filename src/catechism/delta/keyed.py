@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields, replace
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from catechism.delta.address import Feature, Match, Reading, renumbered
@@ -184,34 +184,39 @@ def reached(scores: Float[Tensor, " n"], rate: float) -> float:
     return float(scores.sort().values[math.ceil((1 - rate) * len(scores)) - 1]) + SLACK
 
 
-def what_evidence(keys: Keys, texts: Texts, sample: Int[Tensor, " s"], rate: float, *, alone: bool = False) -> Evidence:
-    """Of the key of questions: wrong are texts about the same subject, its other entries' questions among them.
+@dataclass(frozen=True, slots=True, eq=False)
+class Judged:
+    """Evidence on the key of questions, on that key alone where it has to tell other subjects apart too, on names."""
 
-    Used `alone`, without the key of subjects, it has to tell other subjects apart too.
-    """
+    what: Evidence
+    alone: Evidence
+    who: Evidence
+
+
+def judged(what: Keys, who: Keys, texts: Texts, sample: Int[Tensor, " s"], rate: float) -> Judged:
+    """What the texts of the sample's entries say, each scored in the whole table."""
     drawn = texts.of(sample)
-    owner = sample[drawn.owner]
-    wrong = texts.tags[owner][:, None] != texts.tags  # the same question may be there twice
-    if not alone:
-        wrong &= texts.subjects[owner][:, None] == texts.subjects
-    others = keys.scores(drawn.right).masked_fill(~wrong, -math.inf).amax(dim=1)
-    said = keys.own(drawn.wrong, sample[drawn.beside])
-    asked = (drawn.sort != MENTION) if alone else (drawn.sort == ABOUT)
-    limits = (
-        reached(said[asked], rate),
-        reached(said[drawn.sort == MENTION], min(MENTIONED * rate, 0.5)),
-        reached(others[wrong.any(dim=1)], rate),
+    owner, named = sample[drawn.owner], sample[drawn.named]
+    right = what.left_out(drawn.right, owner, drawn.wording)
+    scores, said = what.scores(drawn.right), what.own(drawn.wrong, sample[drawn.beside])
+    other = texts.tags[owner][:, None] != texts.tags  # the same question may be there twice
+    near = other & (texts.subjects[owner][:, None] == texts.subjects)
+    mentions = reached(said[drawn.sort == MENTION], min(MENTIONED * rate, 0.5))
+    about = max(mentions, reached(said[drawn.sort == ABOUT], rate), reached(_best(scores, near), rate))
+    anyone = max(mentions, reached(said[drawn.sort != MENTION], rate), reached(_best(scores, other), rate))
+    bare = drawn.frame == 0  # the names in the entries' own prompts
+    apart = (texts.subjects[named[bare]][:, None] != texts.subjects) & (texts.subjects != NOBODY)
+    strangers = reached(_best(who.scores(drawn.names[bare]), apart), rate)
+    return Judged(
+        Evidence(right, about),
+        Evidence(right, anyone),
+        Evidence(who.left_out(drawn.names, named, drawn.frame), strangers),
     )
-    return Evidence(keys.left_out(drawn.right, owner, drawn.wording), max(limits))
 
 
-def who_evidence(keys: Keys, texts: Texts, sample: Int[Tensor, " s"], rate: float) -> Evidence:
-    """Of the key of subjects: wrong are the names of the other entries' subjects."""
-    drawn = texts.of(sample)
-    owner = sample[drawn.named]
-    other = (texts.subjects[owner][:, None] != texts.subjects) & (texts.subjects != NOBODY)
-    others = keys.scores(drawn.names).masked_fill(~other, -math.inf).amax(dim=1)
-    return Evidence(keys.left_out(drawn.names, owner, drawn.frame), reached(others[other.any(dim=1)], rate))
+def _best(scores: Float[Tensor, "m e"], allowed: Bool[Tensor, "m e"]) -> Float[Tensor, " k"]:
+    """Largest allowed score of every row that has one."""
+    return scores.masked_fill(~allowed, -math.inf).amax(dim=1)[allowed.any(dim=1)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -302,6 +307,7 @@ class KeyedAddress(Piece):
         e, sample = len(texts.tags), texts.tags.argsort(stable=True)[:SAMPLE]
         asked = Keys.fit(texts.right, texts.owner, texts.wording, sample, e, settings)
         named = Keys.fit(texts.names, texts.named, texts.frame, sample, e, settings)
+        found = judged(asked, named, texts, sample, settings.rate)
         return KeyedAddress(
             mean=what.mean, basis=what.basis, who_mean=who.mean, who_basis=who.basis,
             **{field.name: getattr(texts, field.name) for field in fields(texts)},
@@ -311,9 +317,7 @@ class KeyedAddress(Piece):
             who_between=named.spreads.between, who_keys=named.keys, who_weights=named.weights,
             layer=what.layer, who_layer=who.layer,
             rate=settings.rate, strength=settings.strength, prior=settings.prior,
-            threshold=what_evidence(asked, texts, sample, settings.rate).threshold,
-            who_threshold=who_evidence(named, texts, sample, settings.rate).threshold,
-            alone=what_evidence(asked, texts, sample, settings.rate, alone=True).threshold,
+            threshold=found.what.threshold, who_threshold=found.who.threshold, alone=found.alone.threshold,
         )  # fmt: skip
 
     @property
@@ -380,13 +384,10 @@ class KeyedAddress(Piece):
             )
         return self._refitted(self._texts.joined(other._texts))
 
-    def evidence(self) -> tuple[Evidence, Evidence]:
-        """What the table's own texts say about how well it tells questions apart, and subjects."""
+    def evidence(self) -> Judged:
+        """What the table's own texts say about how well it tells its entries apart."""
         sample = self.tags.argsort(stable=True)[:SAMPLE]
-        return (
-            what_evidence(self.what, self._texts, sample, self.rate),
-            who_evidence(self.who, self._texts, sample, self.rate),
-        )
+        return judged(self.what, self.who, self._texts, sample, self.rate)
 
     @property
     def _texts(self) -> Texts:
