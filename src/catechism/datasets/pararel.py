@@ -30,7 +30,7 @@ class ParaRel(Format):
     keys = "sub_label, obj_label, relation (or predicate_id, or the file's name); patterns.jsonl beside the file"
 
     def __init__(self, path: Path) -> None:
-        self._stem = path.stem
+        self._path = path
         self._patterns = read_patterns(path)
 
     @staticmethod
@@ -52,14 +52,21 @@ class ParaRel(Format):
 
     def true_facts(self, row: Fields) -> Iterator[TrueFact]:
         """The triple. Raises BadFact if its relation has no pattern that ends in the object."""
-        named = next((key for key in ("relation", "predicate_id") if key in row), None)
-        relation = row.text(named) if named else self._stem
+        subject, relation, answer = read_triple(row, self._path)
         patterns = self._patterns.get(relation, ())
         if not patterns:
             raise BadFact(f"No pattern of relation {relation!r} ends in its object. Add one, or leave the row out.")
-        subject = row.text("sub_label")
         phrasings = tuple(dict.fromkeys(pattern.replace("[X]", subject) for pattern in patterns))
-        yield TrueFact(subject, relation, row.text("obj_label"), phrasings)
+        yield TrueFact(subject, relation, answer, phrasings)
+
+
+def read_triple(row: Fields, path: Path) -> tuple[str, str, str]:
+    """Subject, relation and object of a row; the relation is the file's name where the row does not say.
+
+    Raises: BadFeed if one is missing.
+    """
+    named = next((key for key in ("relation", "predicate_id") if key in row), None)
+    return row.text("sub_label"), row.text(named) if named else path.stem, row.text("obj_label")
 
 
 def read_patterns(triples: Path) -> dict[str, tuple[str, ...]]:

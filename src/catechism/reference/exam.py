@@ -33,6 +33,25 @@ def examine_facts(world: World, answer: Answer, facts: Sequence[WorldFact]) -> d
     }
 
 
+def examine_prompts(asked: Sequence[tuple[Sequence[str], str]], answer: Answer) -> dict[str, Figure]:
+    """Ask facts in phrasings of their own.
+
+    Args:
+        asked: the prompts of each fact, the canonical one first, and the answer to all of them.
+        answer: the model.
+
+    Returns figures ``canonical`` (share of facts right on their first prompt), ``worst`` (share right on every prompt)
+    and ``prompts`` (share of prompts right).
+    """
+    replies = iter(answer([prompt for prompts, _ in asked for prompt in prompts]))
+    right = [[is_right(next(replies), want) for _ in prompts] for prompts, want in asked]
+    return {
+        "canonical": _share([fact[0] for fact in right]),
+        "worst": _share([all(fact) for fact in right]),
+        "prompts": _share([one for fact in right for one in fact]),
+    }
+
+
 def examine_reading(world: World, answer: Answer, *, n: int, seed: int = 0) -> dict[str, Figure]:
     """Put a passage that contradicts the weights, with two distractor sentences, before the prompt.
 
