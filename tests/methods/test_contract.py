@@ -44,6 +44,7 @@ QUICK: Mapping[str, dict[str, Any]] = {
     "memoir": {"address": "paper", "contexts": 1, "context_tokens": 3, "search": Search(steps=2, stop=0.0)},
     "mend": {"course": Course(examples=5, steps=2, batch=3)},
     "rome": {"contexts": 1, "context_tokens": 3, "search": Search(steps=2, stop=0.0)},
+    "sequential": {"contexts": 1, "context_tokens": 3, "sweeps": 3},
     "ultraedit": {"warm": 3},
 }
 EVERY = sorted(METHODS)

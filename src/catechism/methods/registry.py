@@ -29,6 +29,7 @@ METHODS: Mapping[str, str] = {
     "memoir": "catechism.methods.edit.memoir:Memoir",
     "mend": "catechism.methods.edit.mend:Mend",
     "rome": "catechism.methods.edit.rome:Rome",
+    "sequential": "catechism.methods.edit.sequential:Sequential",
     "ultraedit": "catechism.methods.edit.ultraedit:UltraEdit",
 }
 
