@@ -10,7 +10,7 @@ from torch import Tensor
 
 from catechism.delta import Delta, LowRank, Recall, load, save
 from catechism.delta.address import Feature
-from catechism.delta.keyed import KeyedAddress, Settings, Texts
+from catechism.delta.keyed import Coordinates, KeyedAddress, Settings, Texts
 from catechism.errors import NonFiniteDelta, ShapeMismatch
 
 C = 4
@@ -22,20 +22,21 @@ def address(questions: Tensor) -> KeyedAddress:
     dice = torch.Generator().manual_seed(0)
     e = len(questions)
     right = questions[:, None] + 0.05 * torch.randn(e, 3, C, generator=dice)
-    return KeyedAddress.fit(
-        torch.zeros(C),
-        torch.eye(C),
-        Texts(
-            right.reshape(-1, C),
-            torch.arange(e).repeat_interleave(3),
-            torch.arange(3).repeat(e),
-            questions + 3 * torch.ones(C),
-            torch.arange(e),
-            questions.sum(dim=1).mul(1000).round().long() + 1_000_000,
-        ),
-        layer=1,
-        settings=Settings(strength=1.0),
+    at = Coordinates(1, torch.zeros(C), torch.eye(C))
+    texts = Texts(
+        right=right.reshape(-1, C),
+        owner=torch.arange(e).repeat_interleave(3),
+        wording=torch.arange(3).repeat(e),
+        wrong=questions + 3 * torch.ones(C),
+        beside=torch.arange(e),
+        sort=torch.ones(e, dtype=torch.long),
+        names=right.reshape(-1, C),
+        named=torch.arange(e).repeat_interleave(3),
+        frame=torch.arange(3).repeat(e),
+        tags=questions.sum(dim=1).mul(1000).round().long() + 1_000_000,
+        subjects=torch.arange(e),
     )
+    return KeyedAddress.fit(at, at, texts, Settings(strength=1.0))
 
 
 QUESTIONS = 5 * torch.eye(C)[:3]
@@ -49,7 +50,7 @@ def recall() -> Recall:
 def test_a_prompt_gets_the_text_whose_question_it_asks_and_others_get_none(recall: Recall) -> None:
     queries = torch.stack([QUESTIONS[1] + 0.05, QUESTIONS[2], torch.full((C,), -9.0)])
     assert [[text for _, text in found] for found in recall.retrieve(queries)] == [[TEXTS[1]], [TEXTS[2]], []]
-    assert recall.feature == Feature(1, "block", "input") and (recall.layer, recall.pooling) == (1, "last")
+    assert recall.feature == Feature(1, "mlp") and (recall.layer, recall.pooling) == (1, "last")
 
 
 def test_a_text_that_is_taken_out_is_as_if_it_had_never_been_there(recall: Recall) -> None:

@@ -30,13 +30,12 @@ changes nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 
 from catechism.delta import Delta
 from catechism.errors import BadSpec
-from catechism.hashing import digest_json
 from catechism.model import LiveModel
 from catechism.model.background import Background
 from catechism.model.hyper.editor import NetworkEditor, Plan
@@ -45,7 +44,7 @@ from catechism.model.hyper.network import EditorNetwork
 from catechism.model.hyper.training import Course, Written
 from catechism.model.target_tokens import check_rate
 from catechism.solve.shifts import shift_update
-from catechism.types import JSON, Catechism
+from catechism.types import Catechism
 
 SOURCE = "arXiv:2311.04661"
 
@@ -85,15 +84,7 @@ class Malmen:
 
     def fit(self, live: LiveModel, catechisms: Sequence[Catechism], spec: Spec) -> Delta:
         """One change of every matrix for all facts. The model is not changed. Raises as `NetworkEditor.fit`."""
-        facts = [catechism.fact for catechism in catechisms]
-        parts, training = self._editor.fit(live, facts, spec.plan())
-        info: dict[str, JSON] = {
-            "method": self.name,
-            "spec": asdict(spec),
-            "facts": [digest_json(asdict(fact)) for fact in facts],
-            "training": training,
-        }
-        return Delta(live.base, parts, info)
+        return self._editor.delta(live, catechisms, spec)
 
 
 def write(network: EditorNetwork, factors: Mapping[str, Factors]) -> dict[str, Written]:

@@ -29,10 +29,9 @@ falls apart after a few: that is the method, and a benchmark is to show it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from catechism.delta import Delta
-from catechism.hashing import digest_json
 from catechism.model import LiveModel
 from catechism.model.background import Background
 from catechism.model.hyper.editor import NetworkEditor, Plan
@@ -40,7 +39,7 @@ from catechism.model.hyper.factors import Factors
 from catechism.model.hyper.network import EditorNetwork
 from catechism.model.hyper.training import Course, Written
 from catechism.model.target_tokens import check_rate
-from catechism.types import JSON, Catechism
+from catechism.types import Catechism
 
 SOURCE = "arXiv:2110.11309"
 
@@ -76,15 +75,7 @@ class Mend:
 
     def fit(self, live: LiveModel, catechisms: Sequence[Catechism], spec: Spec) -> Delta:
         """The sum of the edits of every fact. The model is not changed. Raises as `NetworkEditor.fit`."""
-        facts = [catechism.fact for catechism in catechisms]
-        parts, training = self._editor.fit(live, facts, spec.plan())
-        info: dict[str, JSON] = {
-            "method": self.name,
-            "spec": asdict(spec),
-            "facts": [digest_json(asdict(fact)) for fact in facts],
-            "training": training,
-        }
-        return Delta(live.base, parts, info)
+        return self._editor.delta(live, catechisms, spec)
 
 
 def write(network: EditorNetwork, factors: Mapping[str, Factors]) -> dict[str, Written]:

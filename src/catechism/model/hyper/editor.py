@@ -7,10 +7,11 @@ import logging
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 
-from catechism.delta import Dense, LowRank
+from catechism.delta import Delta, Dense, LowRank
 from catechism.errors import BadSpec, WrongBase
 from catechism.hashing import digest_json
 from catechism.model.background import Background
@@ -21,7 +22,7 @@ from catechism.model.hyper.network import EditorNetwork
 from catechism.model.hyper.training import Course, Trainer, Write, Written
 from catechism.model.live import LiveModel
 from catechism.model.target_tokens import check_facts
-from catechism.types import JSON, Fact, Role, Site
+from catechism.types import JSON, Catechism, Fact, Role, Site
 
 _log = logging.getLogger(__name__)
 
@@ -94,6 +95,18 @@ class NetworkEditor:
             written = self._write(learnt.network, factors)
         seen = sum(fact.prompt in learnt.prompts for fact in facts)
         return {address: part_of(change) for address, change in written.items()}, {**learnt.log, "seen": seen}
+
+    def delta(self, live: LiveModel, catechisms: Sequence[Catechism], spec: Any) -> Delta:
+        """A delta for these catechisms with a method's settings, and where it came from. Raises as `fit`."""
+        facts = [catechism.fact for catechism in catechisms]
+        parts, training = self.fit(live, facts, spec.plan())
+        info: dict[str, JSON] = {
+            "method": self._name,
+            "spec": asdict(spec),
+            "facts": [digest_json(asdict(fact)) for fact in facts],
+            "training": training,
+        }
+        return Delta(live.base, parts, info)
 
     @staticmethod
     def _sites(live: LiveModel, plan: Plan) -> list[Site]:
