@@ -74,8 +74,9 @@ def test_every_dependency_is_declared_and_used() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     distribution = {"lm_eval": "lm-eval", "huggingface_hub": "huggingface-hub"}
     declared = {requirement.split(">")[0] for requirement in project["dependencies"]}
+    extras = project["optional-dependencies"]
     optional = {
-        r.split(">")[0] for extra in ("peft", "harness", "endpoint", "ray") for r in project["optional-dependencies"][extra]
+        r.split(">")[0].split("[")[0] for extra in ("peft", "harness", "endpoint", "ray") for r in extras[extra]
     }
     used = {
         distribution.get(name, name)

@@ -19,7 +19,8 @@ from catechism.types import JSON
 
 def register(app: typer.Typer) -> None:
     """Add the group to the command line, with the commands that stand in files of their own."""
-    from catechism.cli import bench_index, bench_many, bench_models  # noqa: F401 -- importing them adds their commands
+    # importing them adds their commands
+    from catechism.cli import bench_index, bench_many, bench_models, bench_values  # noqa: F401
 
     app.add_typer(group, name="bench")
 
