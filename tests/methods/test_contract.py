@@ -35,8 +35,9 @@ QUICK: Mapping[str, dict[str, Any]] = {
     "ft_bf": {"epochs": 2},
     "ft_l": {"steps": 2},
     "ft_m": {"steps": 2},
-    "ice": {"reach": Reach(contexts=1, context_tokens=3)},
-    "ike": {"reach": Reach(contexts=1, context_tokens=3)},
+    "grace": {"layer": 1, "search": Search(steps=2, stop=0.0)},  # below, a parallel MLP sees one token alone
+    "ice": {"layer": 1, "reach": Reach(contexts=1, context_tokens=3)},
+    "ike": {"layer": 1, "reach": Reach(contexts=1, context_tokens=3)},
     "lora": {"steps": 2},
     "malmen": {"course": Course(examples=5, steps=2, batch=3)},
     "memit": {"contexts": 1, "context_tokens": 3, "frames": False, "search": Search(steps=2, stop=0.0)},
@@ -46,6 +47,7 @@ QUICK: Mapping[str, dict[str, Any]] = {
     "rome": {"contexts": 1, "context_tokens": 3, "search": Search(steps=2, stop=0.0)},
     "sequential": {"contexts": 1, "context_tokens": 3, "sweeps": 3},
     "ultraedit": {"warm": 3},
+    "wise": {"steps": 2, "contexts": 1, "context_tokens": 3},
 }
 EVERY = sorted(METHODS)
 DENSE = sorted(name for name, arch in TABLE.items() if arch.mlp_out is not None)

@@ -8,18 +8,22 @@ from catechism.errors import ArchitectureMismatch
 from catechism.locate.layers import PILOTS, rank_layers
 from catechism.locate.locate import ENOUGH
 from catechism.locate.patching import Where, mean_gains, patch_gains
+from catechism.methods.select import CLOSED_FORM
 from catechism.model import BlockSite, LiveModel
 from catechism.model.background import Background
 from catechism.types import JSON, Catechism, Role
-
-#: Methods that write one matrix in closed form; the others train a whole block.
-CLOSED_FORM = frozenset({"rome"})
 
 #: Methods that tune one MLP output matrix: it acts by the same keys as a closed form's.
 ONE_MATRIX = frozenset({"ft_bf", "ft_l", "ft_m"})
 
 #: Methods that write into several MLPs, the last one of which is chosen; a mixture has none to write into.
 SEVERAL_MLPS = frozenset({"malmen", "mend", "ultraedit"})
+
+#: Methods that write where nothing but a norm and the head comes after: the last dense layer.
+LAST_BLOCK = frozenset({"memoir", "sequential", "wise"})
+
+#: Methods that need layers above, to carry what stands at one token to the answer's others: the middle dense layer.
+MIDDLE_BLOCK = frozenset({"grace"})
 
 
 def choose_layer(
@@ -34,6 +38,12 @@ def choose_layer(
 
     Raises: ArchitectureMismatch if a method needs a dense MLP and every layer is a mixture of experts.
     """
+    if name in LAST_BLOCK | MIDDLE_BLOCK:
+        dense = [site.layer for site in live.anatomy.sites(Role.MLP_OUT)]
+        if not dense:
+            raise ArchitectureMismatch(f"{live.name} has no dense MLP, which {name} needs. Choose a dense model.")
+        layer = dense[-1] if name in LAST_BLOCK else dense[(len(dense) - 1) // 2]
+        return layer, [{"layer": layer, "score": 1.0}]
     if name in CLOSED_FORM | ONE_MATRIX:
         loci = rank_layers(live, catechisms, background)
         ranked: list[JSON] = [{"layer": one.site.layer, "score": one.score, **one.evidence} for one in loci]

@@ -21,6 +21,7 @@ METHODS: Mapping[str, str] = {
     "ft_bf": "catechism.methods.train.ft_bf:FtBf",
     "ft_l": "catechism.methods.train.ft_l:FtL",
     "ft_m": "catechism.methods.train.ft_m:FtM",
+    "grace": "catechism.methods.edit.grace:Grace",
     "ice": "catechism.methods.edit.ice:Ice",
     "ike": "catechism.methods.edit.ike:Ike",
     "lora": "catechism.methods.train.lora:Lora",
@@ -31,6 +32,7 @@ METHODS: Mapping[str, str] = {
     "rome": "catechism.methods.edit.rome:Rome",
     "sequential": "catechism.methods.edit.sequential:Sequential",
     "ultraedit": "catechism.methods.edit.ultraedit:UltraEdit",
+    "wise": "catechism.methods.edit.wise:Wise",
 }
 
 #: Methods that teach a fact whose subject is not known; the others find theirs in its prompt.

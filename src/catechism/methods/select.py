@@ -23,6 +23,9 @@ LONG_OBJECT_TOKENS = 12  # more than a rank-one value was seen to hold on the sh
 SEPARABLE = 0.5  # the subject's key less that of other subjects, see `catechism.locate.layers`
 CROWDED = 30  # edits in effect from which closed forms disturb each other, docs/benchmarks.md
 
+#: Methods that write one matrix in closed form, where a subject's key is most its own.
+CLOSED_FORM = frozenset({"alphaedit", "emmet", "memit", "rome"})
+
 #: Why a method was not taken for a fact that goes into a model by itself. Figures: docs/benchmarks.md.
 NOT_TAKEN: Mapping[str, str] = {
     "alphaedit": "for batches: one fact gets rome's solution, projected",

@@ -42,7 +42,7 @@ class Masks:
             raise BadSpec(f"share={share} is no share of the features. Use a number above 0 and at most 1.")
         self._live, self._feature, self._pooling = live, Feature(layer, "mlp_out"), pooling
         self._texts = background.texts(2 * IRRELEVANT)
-        features = self._read([_beginning(text) for text in self._texts])
+        features = self._read(beginnings(self._texts))
         half = (len(features) + 1) // 2
         d = features.shape[1]
         self._held_out, self._held_texts = features[half:], self._texts[half:]
@@ -80,7 +80,10 @@ class Masks:
         return read_features(self._live, prompts, self._feature, self._pooling)
 
 
-def _beginning(text: str) -> str:
-    """A text without its last quarter: a prompt that is about to be answered, as far as a text can stand for one."""
-    pieces = text.split()
-    return " ".join(pieces[: max(min(SHORTEST, len(pieces)), len(pieces) * 3 // 4)]) or text
+def beginnings(texts: Sequence[str]) -> list[str]:
+    """Texts without their last quarters: prompts about to be answered, as far as a text can stand for one."""
+    found: list[str] = []
+    for text in texts:
+        pieces = text.split()
+        found.append(" ".join(pieces[: max(min(SHORTEST, len(pieces)), len(pieces) * 3 // 4)]) or text)
+    return found

@@ -140,7 +140,7 @@ def descend_residual(
     for step in range(descent.steps + 1):
         W.requires_grad_()
         found = exercise.nll(lambda rows, _y: x[rows] @ W.T)[0]  # noqa: B023 -- called at once
-        loss = float(found)
+        loss = float(found.detach())
         if not math.isfinite(loss):
             raise NoConvergence(f"The loss is {loss} at step {step}. Lower `lr`, now {descent.lr}.")
         if loss <= descent.stop or step == descent.steps:  # the last pass only measures

@@ -22,7 +22,7 @@ from catechism.facts.synthesis import lesson_of, synthesise
 from catechism.facts.teacher import check_with_teacher
 from catechism.facts.templates import Amounts
 from catechism.locate.locate import Budget, Ranking, locate
-from catechism.methods.select import EXPLICIT, Choice, Evidence, instead, select
+from catechism.methods.select import CLOSED_FORM, EXPLICIT, Choice, Evidence, instead, select
 from catechism.registry import Draft, EditVersion, Registry
 from catechism.service.examine import Active, Trial, examine
 from catechism.service.outcomes import Ending, Outcome
@@ -205,8 +205,9 @@ class Learner:
         in_effect = len(self._registry.active())
         evidence = Evidence(tokens[1] - tokens[0], layer, separable, ranking.distill, in_effect)
         if self._plan.method is not None:
-            by_hand = {EXPLICIT: None, "rome": layer}.get(self._plan.method, ranking.distill)
-            return [Choice(self._plan.method, by_hand, "asked", "It was asked for by name.")]
+            name = self._plan.method
+            by_hand = None if name == EXPLICIT else layer if name in CLOSED_FORM else ranking.distill
+            return [Choice(name, by_hand, "asked", "It was asked for by name.")]
         first = select(fact, evidence)
         return [first, *instead(first, evidence)]
 
