@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from catechism.delta.address import Feature
@@ -70,8 +70,13 @@ class Recall:
         """Size of all tensors in bytes; the texts do not count."""
         return self.address.nbytes
 
+    def at(self, entries: Int[Tensor, " b"], scores: Float[Tensor, " b"]) -> list[list[tuple[float, str]]]:
+        """Per prompt, the text of the entry that it was matched with, with the score; empty for -1."""
+        pairs = zip(entries.tolist(), scores.tolist(), strict=True)
+        return [[(score, self.texts[i])] if i >= 0 else [] for i, score in pairs]
+
     def retrieve(self, queries: Float[Tensor, "b d"]) -> list[list[tuple[float, str]]]:
-        """Per query, the text whose question it asks, with the score; empty where it asks none."""
+        """Per query, the text whose question it asks for certain, whoever is named; empty where it asks none."""
         if not self.texts:
             return [[] for _ in queries]
         scores, best = self.address.scores(queries.float().to(self.address.mean.device)).cpu().max(dim=1)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from catechism.delta.address import Feature, pooled
+from catechism.delta.address import Address, Feature, Match, Reading, pooled
 from catechism.delta.part import Text
+from catechism.delta.recall import Recall
 from catechism.model import encoding
 from catechism.model.memories import place_of
 from catechism.model.trace import record
@@ -17,6 +18,31 @@ if TYPE_CHECKING:
     from catechism.model.live import LiveModel
 
 _ROWS = 64  # read at a time
+
+
+def _retrieved(live: LiveModel, context: Text, prompts: Sequence[str]) -> list[list[tuple[float, str]]]:
+    """Per prompt, the texts of one context that belong to it, with their scores."""
+    if not len(prompts):
+        return []
+    if isinstance(context, Recall):
+        return context.at(*_matched(live, context.address, prompts))
+    return context.retrieve(read_features(live, prompts, context.feature, context.pooling))
+
+
+@torch.no_grad()
+def _matched(live: LiveModel, address: Address, prompts: Sequence[str]) -> Match:
+    """Which entry of an address each prompt asks for."""
+    places = [place_of(feature) for feature in address.features]
+    found: list[Match] = []
+    for start in range(0, len(prompts), _ROWS):
+        batch = live.encode(prompts[start : start + _ROWS])
+        with record(live, places, stop=True) as seen:
+            live.model(**batch, position_ids=encoding.positions(batch["attention_mask"]), use_cache=False)
+        features = tuple(seen[place].cpu() for place in places)
+        mask, nothing = batch["attention_mask"].bool().cpu(), torch.zeros(*features[0].shape[:2], 0)
+        found.append(address.match(Reading(features, mask, nothing, nothing, lambda _: nothing)))  # noqa: B023
+    entries, scores = zip(*found, strict=True)
+    return torch.cat(entries), torch.cat(scores)
 
 
 @torch.no_grad()
@@ -45,8 +71,7 @@ def with_contexts(live: LiveModel, contexts: Sequence[Text], prompts: Sequence[s
     """
     found: list[list[tuple[float, str]]] = [[] for _ in prompts]
     for context in contexts:
-        queries = read_features(live, prompts, context.feature, context.pooling)
-        for taken, more in zip(found, context.retrieve(queries) if len(prompts) else [], strict=True):
+        for taken, more in zip(found, _retrieved(live, context, prompts), strict=True):
             taken += more
     most = max((context.most for context in contexts), default=0)
     texts = [list(dict.fromkeys(text for _, text in sorted(taken)[-most:])) for taken in found]
