@@ -150,17 +150,7 @@ class TargetObjective:
         self, values: Float[Tensor, "k d"], active: Int[Tensor, " k"]
     ) -> tuple[Float[Tensor, " k"], Float[Tensor, " k"]]:
         """(loss, negative log-likelihood per target token) of the active facts."""
-        place = torch.full((len(self._scale),), -1, device=active.device)
-        place[active] = torch.arange(len(active), device=active.device)
-        asked = place[self._rows.owner] >= 0
-        here = self._searched.rows
-        if not bool(asked[here].all()) or int(asked.sum()) != len(here):
-            known = int(asked[here].sum()) == int(asked.sum())
-            self._searched = (
-                self._searched.select(asked[here].nonzero()[:, 0])
-                if known
-                else _Searched(self._live, self._site, self._rows, self._gain, asked.nonzero()[:, 0])
-            )
+        place = self.lay_out(active)
         batch = self._searched
         owner = place[self._rows.owner[batch.rows]]
         logprobs = batch.logprobs(values[owner])
@@ -171,6 +161,21 @@ class TargetObjective:
             whole = torch.zeros_like(logprobs[:, 0]).masked_scatter(batch.kept, divergence)
             loss = loss + self._kl * _mean(whole, batch.kept, batch.row, owner, len(active))
         return loss, nll
+
+    def lay_out(self, active: Int[Tensor, " k"]) -> Int[Tensor, " n"]:
+        """Have the rows of these facts ready, with all that is computed once, and no others.
+
+        Returns: the place of every fact among the active ones, -1 for one that is not.
+        """
+        place = torch.full((len(self._scale),), -1, device=active.device)
+        place[active] = torch.arange(len(active), device=active.device)
+        asked = place[self._rows.owner] >= 0
+        here = asked[self._searched.rows]
+        if int(here.sum()) != int(asked.sum()):
+            self._searched = _Searched(self._live, self._site, self._rows, self._gain, asked.nonzero()[:, 0])
+        elif not bool(here.all()):
+            self._searched = self._searched.select(here.nonzero()[:, 0])
+        return place
 
 
 class _Searched:
