@@ -65,22 +65,17 @@ def test_a_prompt_that_is_known_is_asked_after_the_text_and_another_as_it_stands
     delta = Ice(background).fit(live, [FRANCE, JAPAN], ice.Spec(layer=1, reach=QUICK))
     (part,) = delta.parts.values()
     assert isinstance(part, Recall)
-    shut = replace(part.address, threshold=1e9)
-    other = "Water boils at"
-    before = live.next_logprobs([FRANCE.fact.prompt, other])
-    after = live.next_logprobs([f"{FRANCE.fact.sentence} {FRANCE.fact.prompt}"])
-    open_to = replace(part.address, threshold=float(part.address.scores(_state(live, FRANCE)).max()) - 1e-3)
-    for address, expected in ((shut, before[0]), (open_to, after[0])):
+    known, other = FRANCE.fact.prompt, "Water boils at"
+    before = live.next_logprobs([known, other])
+    after = live.next_logprobs([f"{FRANCE.fact.sentence} {known}"])
+    shut = replace(part.address, alone=1e9, threshold=1e9)
+    wide = replace(part.address, alone=-1e9)
+    for address, expected in ((shut, before[0]), (wide, after[0])):
         with live.with_delta(replace(delta, parts={ice.KEY: Recall(address, part.texts)})):
-            torch.testing.assert_close(live.next_logprobs([FRANCE.fact.prompt])[0], expected)
+            torch.testing.assert_close(live.next_logprobs([known])[0], expected)
+    with live.with_delta(replace(delta, parts={ice.KEY: Recall(shut, part.texts)})):
+        assert torch.equal(live.next_logprobs([known, other]), before), "to the last bit"
     assert live.digest(full=True) == live.base, "no weight was touched"
-    torch.testing.assert_close(live.next_logprobs([other])[0], before[1])
-
-
-def _state(live: LiveModel, asked: Catechism) -> torch.Tensor:
-    from catechism.model.address import last_states
-
-    return last_states(live, 1, [asked.fact.prompt])
 
 
 def test_ike_puts_copy_update_and_retain_before_the_fact(live: LiveModel, background: Background) -> None:
