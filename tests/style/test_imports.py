@@ -37,7 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"matching", "settings", "evaluate", "methods", "locate", "facts", "registry", "reference", "model", "delta"}
     | {"page"},
 }
-MAY_IMPORT["bench"] = MAY_IMPORT["service"] | {"service", "datasets", "fanout", "memory"}
+MAY_IMPORT["bench"] = MAY_IMPORT["service"] | {"service", "datasets", "fanout", "memory", "solve"}
 MAY_IMPORT["cli"] = set(MAY_IMPORT) | {"__init__"}
 MAY_IMPORT["__init__"] = set(MAY_IMPORT) - {"cli"}  # looked up on first use
 

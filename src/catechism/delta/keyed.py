@@ -216,9 +216,8 @@ def judged(what: Keys, who: Keys, texts: Texts, sample: Int[Tensor, " s"], rate:
 
 def _best(scores: Float[Tensor, "m e"], allowed: Bool[Tensor, "m e"]) -> Float[Tensor, " k"]:
     """Largest allowed score of every row that has one."""
-    if not scores.shape[1]:
-        return scores.new_zeros(0)
-    return scores.masked_fill(~allowed, -math.inf).amax(dim=1)[allowed.any(dim=1)]
+    padded = torch.nn.functional.pad(scores.masked_fill(~allowed, -math.inf), (0, 1), value=-math.inf)  # or no entries
+    return padded.amax(dim=1)[allowed.any(dim=1)]
 
 
 @dataclass(frozen=True, eq=False)
