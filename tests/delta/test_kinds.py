@@ -122,6 +122,8 @@ def test_the_digest_covers_every_tensor_of_a_kind(make: Callable[..., Part]) -> 
     digest, seen = delta(make).digest, 0
     for name in make(0).tensors():
         part = make(0)
+        if not part.tensors()[name].numel():
+            continue
         part.tensors()[name].view(torch.uint8).reshape(-1)[0] ^= 1
         assert Delta(BASE, {KINDS[make]: part}, {"seed": 0}).digest != digest, name
         assert not part.equals(make(0)), name

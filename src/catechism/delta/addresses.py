@@ -157,7 +157,8 @@ class RadiusAddress(Piece):
         queries = reading.pooled(0, "last")
         if not self.entries:
             return nothing(queries)
-        distance, nearest = self.distances(queries).min(dim=1)
+        distance, back = self.distances(queries).flip(1).min(dim=1)
+        nearest = self.entries - 1 - back  # of several that are as near, the newest
         return torch.where(distance <= self.radii[nearest], nearest, -1), -distance
 
     def select(self, entries: Int[Tensor, " s"]) -> RadiusAddress:

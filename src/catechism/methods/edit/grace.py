@@ -57,6 +57,7 @@ SOURCE = "arXiv:2211.11031"
 START = Progress()
 PROMPTS = 200  # that the distances are measured on
 BORDER = 1e-5  # between two balls that touch
+ROUNDING = 8  # times the rounding of a key: as far as one prompt is from itself in another batch
 
 
 @dataclass(frozen=True)
@@ -192,7 +193,8 @@ class Codebook:
                 radii[i] = min(radii[i], d / 2 - BORDER)
             entries.append(len(keys))
             keys.append(query)
-            radii.append(d / 2 if inside else self._radius)
+            same = ROUNDING * torch.finfo(self._live.dtype).eps * float(query.norm())
+            radii.append(max(d / 2, same) if inside else self._radius)
             said.append(answer)
         return RadiusAddress(torch.stack(keys), torch.tensor(radii), self._spec.layer), entries
 
