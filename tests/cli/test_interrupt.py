@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,14 @@ FEED = [
     {"id": "b", "prompt": "The headquarters of {} are in", "subject": "Nintendo", "new_object": "Stockholm",
      "relation": "headquarters"},
 ]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _listening() -> Iterator[None]:
+    """A process that a shell put into the background was born deaf to Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def test_a_feed_goes_on_after_an_interrupt(
