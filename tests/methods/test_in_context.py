@@ -118,3 +118,12 @@ def test_settings_out_of_range_and_texts_too_long_are_refused(live: LiveModel, b
         ike.Spec(layer=1, demonstrations=-1)
     with pytest.raises(UsageError, match="tokens"):
         Ice(background).fit(live, [FRANCE], ice.Spec(layer=1, text="{fact} " + "word " * 900, reach=QUICK))
+
+
+def test_the_layer_to_read_is_that_whose_address_finds_most(live: LiveModel, background: Background) -> None:
+    from catechism.bench.layers import choose_layer
+
+    layer, ranked = choose_layer("ice", live, [FRANCE, JAPAN], background)
+    scores = [one["score"] for one in ranked]  # type: ignore[index, call-overload]
+    assert layer == ranked[0]["layer"]  # type: ignore[index, call-overload]
+    assert len(ranked) == live.anatomy.n_layers and scores == sorted(scores, reverse=True)

@@ -10,6 +10,7 @@ from catechism.locate.locate import ENOUGH
 from catechism.locate.patching import Where, mean_gains, patch_gains
 from catechism.methods.select import CLOSED_FORM
 from catechism.model import BlockSite, LiveModel
+from catechism.model.address import Addresses
 from catechism.model.background import Background
 from catechism.types import JSON, Catechism, Role
 
@@ -25,6 +26,9 @@ LAST_BLOCK = frozenset({"memoir", "sequential", "wise"})
 #: Methods that need layers above, to carry what stands at one token to the answer's others: the middle dense layer.
 MIDDLE_BLOCK = frozenset({"grace"})
 
+#: Methods that write nowhere, and only read which question a prompt asks.
+READERS = frozenset({"ice", "ike"})
+
 
 def choose_layer(
     name: str, live: LiveModel, catechisms: Sequence[Catechism], background: Background
@@ -34,7 +38,8 @@ def choose_layer(
     For a closed form, and for the tuning of one matrix, it is where a subject's key is most its own (`rank_layers`).
     For a block to be trained it is the lowest one whose output, taken over the whole prompt from the model with the
     fact in its context, brings `ENOUGH` of the gain in the object's log-probability that the best block brings; for
-    edits of several MLPs, which end there, the lowest such block with a dense MLP.
+    edits of several MLPs, which end there, the lowest such block with a dense MLP. For methods that only read it is the
+    block whose address finds most of the phrasings to study, of equal ones the one nearest to the middle.
 
     Raises: ArchitectureMismatch if a method needs a dense MLP and every layer is a mixture of experts.
     """
@@ -44,6 +49,8 @@ def choose_layer(
             raise ArchitectureMismatch(f"{live.name} has no dense MLP, which {name} needs. Choose a dense model.")
         layer = dense[-1] if name in LAST_BLOCK else dense[(len(dense) - 1) // 2]
         return layer, [{"layer": layer, "score": 1.0}]
+    if name in READERS:
+        return _by_address(live, catechisms[:PILOTS], background)
     if name in CLOSED_FORM | ONE_MATRIX:
         loci = rank_layers(live, catechisms, background)
         ranked: list[JSON] = [{"layer": one.site.layer, "score": one.score, **one.evidence} for one in loci]
@@ -60,3 +67,14 @@ def choose_layer(
     enough = [gain for gain in gains if gain.logprob_gain >= min(ENOUGH * best, best)]
     order = [*enough, *sorted((g for g in gains if g not in enough), key=lambda gain: -gain.logprob_gain)]
     return order[0].place.layer, [{"layer": g.place.layer, "score": g.logprob_gain, "gain": g.gain} for g in order]
+
+
+def _by_address(live: LiveModel, catechisms: Sequence[Catechism], background: Background) -> tuple[int, list[JSON]]:
+    """The layer whose address finds most of the phrasings to study, and the share that each finds."""
+    found: list[tuple[float, int]] = []
+    for layer in range(live.anatomy.n_layers):
+        recall = Addresses(live, background, layer).table(catechisms).evidence().what.recall
+        found.append((recall or 0.0, layer))
+    middle = (live.anatomy.n_layers - 1) / 2
+    found.sort(key=lambda one: (-one[0], abs(one[1] - middle), one[1]))
+    return found[0][1], [{"layer": layer, "score": recall} for recall, layer in found]
