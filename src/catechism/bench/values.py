@@ -192,7 +192,7 @@ def batched(task: Task, search: Search, clock: Clock | None = None) -> Found:
     live, site = task.live, task.site
     with clock.of("layout"):
         rows = task.reading.rows(live)
-        gain = gains("subject", live, site, rows, torch.zeros(0))
+        gain = gains("subject", live, site, rows, torch.zeros(0, 0))
         objective = TargetObjective(live, site, rows, gain, kl=KL, decay=DECAY, scale=task.scale)
     found = find_values(_Timed(objective, live, clock), task.scale, live.anatomy.matrix(site).shape[0], search)
     return Found(found.values.cpu(), found.nll.cpu(), found.steps.cpu())
