@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from catechism.model.encoding import positions
 from catechism.model.live import LiveModel
 from catechism.model.suffix import Suffix, can_part
-from catechism.model.trace import record
+from catechism.model.trace import BlockSite, record, select_tokens
 from catechism.types import Site
+
+_BATCHES, _WORTH = 4, 12  # batches of rows of like length at the most, and rows that are worth one of their own
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,22 +146,28 @@ class TargetObjective:
     ) -> None:
         self._live, self._site, self._rows, self._gain = live, site, rows, gain
         self._kl, self._decay, self._scale = kl, decay, scale
-        self._searched = _Searched(live, site, rows, gain, torch.arange(0))
+        self._searched: list[_Searched] = []
 
     def __call__(
         self, values: Float[Tensor, "k d"], active: Int[Tensor, " k"]
     ) -> tuple[Float[Tensor, " k"], Float[Tensor, " k"]]:
         """(loss, negative log-likelihood per target token) of the active facts."""
         place = self.lay_out(active)
-        batch = self._searched
-        owner = place[self._rows.owner[batch.rows]]
-        logprobs = batch.logprobs(values[owner])
-        nll = -_mean(logprobs.gather(1, batch.targets[:, None])[:, 0], ~batch.kept, batch.row, owner, len(active))
+        logprobs: list[Tensor] = []
+        owners: list[Tensor] = []
+        row: list[Tensor] = []
+        for part in self._searched:
+            row.append(part.row + sum(len(owner) for owner in owners))
+            owners.append(place[self._rows.owner[part.rows]])
+            logprobs.append(part.logprobs(values[owners[-1]]))
+        kept = torch.cat([part.kept for part in self._searched])
+        said = [x.gather(1, part.targets[:, None])[:, 0] for x, part in zip(logprobs, self._searched, strict=True)]
+        owner, rows, k = torch.cat(owners), torch.cat(row), len(active)
+        nll = -_mean(torch.cat(said), ~kept, rows, owner, k)
         loss = nll + self._decay * values.norm(dim=1) / self._scale[active] ** 2
-        if self._kl and bool(batch.kept.any()):
-            divergence = (batch.before.exp() * (batch.before - logprobs[batch.kept])).sum(dim=-1)
-            whole = torch.zeros_like(logprobs[:, 0]).masked_scatter(batch.kept, divergence)
-            loss = loss + self._kl * _mean(whole, batch.kept, batch.row, owner, len(active))
+        if self._kl and bool(kept.any()):
+            moved = [part.divergence(x) for x, part in zip(logprobs, self._searched, strict=True)]
+            loss = loss + self._kl * _mean(torch.cat(moved), kept, rows, owner, k)
         return loss, nll
 
     def lay_out(self, active: Int[Tensor, " k"]) -> Int[Tensor, " n"]:
@@ -170,12 +178,22 @@ class TargetObjective:
         place = torch.full((len(self._scale),), -1, device=active.device)
         place[active] = torch.arange(len(active), device=active.device)
         asked = place[self._rows.owner] >= 0
-        here = asked[self._searched.rows]
-        if int(here.sum()) != int(asked.sum()):
-            self._searched = _Searched(self._live, self._site, self._rows, self._gain, asked.nonzero()[:, 0])
-        elif not bool(here.all()):
-            self._searched = self._searched.select(here.nonzero()[:, 0])
+        here = [asked[part.rows] for part in self._searched]
+        if sum(int(some.sum()) for some in here) != int(asked.sum()):
+            self._searched = [
+                _Searched(self._live, self._site, self._rows, self._gain, some)
+                for some in self._alike(asked.nonzero()[:, 0])
+            ]
+        elif not all(bool(some.all()) for some in here):
+            parts = [(part, some.nonzero()[:, 0]) for part, some in zip(self._searched, here, strict=True)]
+            self._searched = [part.select(some) for part, some in parts if len(some)]
         return place
+
+    def _alike(self, rows: Int[Tensor, " r"]) -> list[Int[Tensor, " q"]]:
+        """The rows in batches of rows that are run over about as many tokens, so that little of one is padding."""
+        tokens = self._rows.attention_mask[rows].sum(dim=1) - _first(self._rows, self._gain, rows)
+        order = tokens.argsort(stable=True)
+        return [rows[some].sort().values for some in order.chunk(max(1, min(_BATCHES, len(rows) // _WORTH)))]
 
 
 class _Searched:
@@ -194,25 +212,25 @@ class _Searched:
         self, live: LiveModel, site: Site, rows: Rows, gain: Float[Tensor, "b t"], chosen: Int[Tensor, " r"]
     ) -> None:
         self._live, self._site, self.rows = live, site, chosen
-        if not len(chosen):
-            return
         numbers = chosen.tolist()
-        ids, mask, gain = rows.input_ids[chosen], rows.attention_mask[chosen], gain[chosen]
-        starts, acts = torch.tensor([rows.starts[b] for b in numbers], device=chosen.device), gain != 0
-        first, lengths = torch.where(acts.any(dim=1), acts.long().argmax(dim=1), starts), mask.sum(dim=1)
+        ids, mask = rows.input_ids[chosen], rows.attention_mask[chosen]
+        first, lengths = _first(rows, gain, chosen), mask.sum(dim=1)
         if not can_part(live, int(lengths.max())):
             first = torch.zeros_like(first)
         batch = {"input_ids": _parted(ids, first, lengths), "attention_mask": _parted(mask, first, lengths)}
-        self._tail = Suffix(live, site.layer, batch, int(first.max()))
-        self._gain = _parted(gain, first, lengths)[:, int(first.max()) :]
+        block, last = BlockSite(site.layer), BlockSite(live.anatomy.n_layers - 1)
+        with record(live, [block, last], what="output") as seen:
+            self._tail = Suffix(live, site.layer, batch, int(first.max()))
+        self._given = seen[block] if live.anatomy.writes_straight else None
+        self._gain = _parted(gain[chosen], first, lengths)[:, int(first.max()) :]
         places = [(i, t) for i, b in enumerate(numbers) for t in range(rows.starts[b], rows.ends[b])]
         self.row, token = torch.tensor(places, device=chosen.device).T
         following = (token + 1).clamp_max(rows.input_ids.shape[1] - 1)
         self.targets = rows.input_ids[chosen[self.row], following]
         self.column = token - first[self.row]
         self.kept = torch.tensor(rows.kept, device=chosen.device)[chosen[self.row]]
-        self._given = self._tail.block(self._tail.inputs) if live.anatomy.writes_straight else None
-        self.before = self.logprobs(None)[self.kept]
+        there = seen[last][self.row[self.kept], self.column[self.kept]]
+        self.before = live.anatomy.unembed(there).float().log_softmax(dim=-1)
 
     def select(self, some: Int[Tensor, " k"]) -> _Searched:
         """The same for some of the rows, in their order."""
@@ -227,17 +245,22 @@ class _Searched:
         part.before = self.before[stays[self.kept]]
         return part
 
-    def logprobs(self, values: Float[Tensor, "r d"] | None) -> Float[Tensor, "p v"]:
+    def logprobs(self, values: Float[Tensor, "r d"]) -> Float[Tensor, "p v"]:
         """Log-probabilities of the next token at the places that count, with each row's value acting."""
-        hidden = self._hidden(None if values is None else self._gain[:, :, None] * values[:, None])
-        return self._tail.logits(hidden, self.row, self.column).float().log_softmax(dim=-1)
+        hidden, last = self._hidden(self._gain[:, :, None] * values[:, None]), self._live.anatomy.n_layers - 1
+        with select_tokens(self._live, last, self.row, self.column):
+            logits = self._tail.logits(hidden, self.row, self.column)
+        return logits.float().log_softmax(dim=-1)
 
-    def _hidden(self, added: Float[Tensor, "r s d"] | None) -> Float[Tensor, "r s d"]:
+    def divergence(self, logprobs: Float[Tensor, "p v"]) -> Float[Tensor, " p"]:
+        """KL from the model without a value at the kept places, 0 at the others."""
+        moved = (self.before.exp() * (self.before - logprobs[self.kept])).sum(dim=-1)
+        return torch.zeros_like(logprobs[:, 0]).masked_scatter(self.kept, moved)
+
+    def _hidden(self, added: Float[Tensor, "r s d"]) -> Float[Tensor, "r s d"]:
         """What leaves the site's block, with this added to what the site gives."""
         if self._given is not None:
-            return self._given if added is None else self._given + added.to(self._given.dtype)
-        if added is None:
-            return self._tail.block(self._tail.inputs)
+            return self._given + added.to(self._given.dtype)
 
         def add(_module: nn.Module, _args: tuple[Tensor, ...], output: Tensor) -> Tensor:
             return output + added.to(output.dtype).reshape(output.shape)
@@ -247,6 +270,12 @@ class _Searched:
             return self._tail.block(self._tail.inputs)
         finally:
             handle.remove()
+
+
+def _first(rows: Rows, gain: Float[Tensor, "b t"], chosen: Int[Tensor, " r"]) -> Int[Tensor, " r"]:
+    """The first token with a gain in some rows; where there is none, the first whose prediction counts."""
+    starts, acts = torch.tensor([rows.starts[b] for b in chosen.tolist()], device=chosen.device), gain[chosen] != 0
+    return torch.where(acts.any(dim=1), acts.long().argmax(dim=1), starts)
 
 
 def _parted(x: Shaped[Tensor, "r t"], first: Int[Tensor, " r"], lengths: Int[Tensor, " r"]) -> Shaped[Tensor, "r s"]:

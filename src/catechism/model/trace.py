@@ -167,6 +167,43 @@ def select_logits(
         yield
 
 
+@contextmanager
+def select_tokens(
+    target: Anatomy | _HasAnatomy, layer: int, rows: Int[Tensor, " k"], positions: Int[Tensor, " k"]
+) -> Iterator[None]:
+    """Compute a layer's MLP only at k (row, position) pairs; elsewhere it gives zeros.
+
+    For a last block of which only some positions are looked at: an MLP takes every token by itself.
+    """
+    anatomy, shape = _anatomy(target), torch.Size()
+
+    def where(x: Tensor) -> tuple[Tensor, ...]:
+        return (rows, positions) if x.ndim == 3 else (rows * tokens + positions,)
+
+    def pick(x: Tensor) -> Tensor:
+        nonlocal shape
+        shape = x.shape
+        picked = x[where(x)]
+        return picked[None] if x.ndim == 3 else picked
+
+    def put_back(y: Tensor) -> Tensor:
+        whole = y.new_zeros(*shape[:-1], y.shape[-1])
+        return whole.index_put(where(whole), y.reshape(-1, y.shape[-1]))
+
+    tokens = 0
+
+    def see(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        nonlocal tokens
+        tokens = int(_first_tensor(args, kwargs).shape[1])
+
+    with ExitStack() as stack:
+        first, last = anatomy.mlp_ends(layer)
+        stack.callback(anatomy.block(layer).register_forward_pre_hook(see, with_kwargs=True).remove)
+        _hook(stack, first, "input", pick)
+        _hook(stack, last, "output", put_back)
+        yield
+
+
 def _anatomy(target: Anatomy | _HasAnatomy) -> Anatomy:
     return target if isinstance(target, Anatomy) else target.anatomy
 

@@ -58,7 +58,7 @@ class Spec:
     rank: int = 64  # of the network's layers
     eta: float = 0.01  # where the step of every matrix starts, in its unit
     ridge: float = 0.1  # where lambda starts, as a share of the mean |u|^2
-    course: Course = Course(batch=32)
+    course: Course = Course()
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -53,7 +53,7 @@ class Course:
     """How long and how hard to train. Published values are those of MEND's code, see docs/gradient-editors.md."""
 
     examples: int = 400  # edits made of the background's texts; catechisms that are handed in are all taken
-    steps: int = 150  # published: up to 100,000
+    steps: int = 250  # published: up to 100,000
     batch: int = 16  # edits in a step; published 1, with gradients added up over 10
     lr: float = 1e-3  # of the layers, falling to 0 along a cosine; published 1e-6, constant
     lr_scalars: float = 0.1  # of what each matrix learns for itself, in its unit; published 1e-4, absolute
