@@ -178,6 +178,32 @@ class Catechism:
         return tuple(q for q in self.questions if q.kind in kinds)
 
 
+class How(StrEnum):
+    """What a model says in the place of what it forgets."""
+
+    ABSTAIN = "abstain"  # that it does not know
+    REPLACE = "replace"  # another answer, which is given
+    ERASE = "erase"  # whatever a model says that never learned it
+
+
+@dataclass(frozen=True, slots=True)
+class Forgetting:
+    """A request to forget, as a method of forgetting takes it.
+
+    Attributes:
+        forget: facts that must be forgotten; `Fact.object` is what the model says now and must not say any more. As
+            for edits, nobody is fitted on `questions` but the rewrite; other phrasings to learn from are in `study`.
+        retain: facts that must stay, in the same shape. None of them is a question in the exam of `forget`.
+        how: what is to be said instead.
+        replacement: that answer, for `How.REPLACE`; "" otherwise.
+    """
+
+    forget: tuple[Catechism, ...]
+    retain: tuple[Catechism, ...]
+    how: How = How.ERASE
+    replacement: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Rate:
     """A proportion with its 95 % interval and its value before the edit (None where there was no before)."""

@@ -1,0 +1,1 @@
+"""Methods of forgetting, a file each; `catechism.methods.forgetting` lists them."""
