@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from catechism.delta.bits import overlaps, pack
-from catechism.errors import ShapeMismatch, UsageError
+from catechism.errors import MissingExtra, ShapeMismatch, UsageError
 from catechism.memory import MaskIndex, Near
 
 torch = pytest.importorskip("torch")
@@ -67,14 +69,21 @@ def test_masks_that_are_added_in_parts_are_masks_that_are_added_at_once(sizes: l
         assert index.nearest(query) == by_hand(stored, query)
 
 
-def test_a_sampled_search_finds_what_the_search_by_hand_finds() -> None:
-    d, k = 768, 215
-    stored = masks(3000, 0, d, k)
-    index = filled(stored, d, k)
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_every_core_finds_its_share_of_the_masks(threads: int) -> None:
+    d, k = 40, 11
+    stored = np.concatenate([masks(50_000, seed, d, k) for seed in range(4)])  # 3,125 words: of several threads
+    index = MaskIndex(d, k, threads=threads)
+    index.add(stored)
     rng = np.random.default_rng(2)
-    queries = [near(stored[i], kept, i, d, k) for i in rng.integers(0, 3000, 60) for kept in (0.6, 0.75, 0.9)]
-    right = [index.nearest(q, least=0.55) == by_hand(stored, q, 0.55, k) for q in queries]
-    assert sum(right) >= 0.99 * len(right)
+    queries = [near(stored[i], kept, i, d, k) for i in rng.integers(0, len(stored), 10) for kept in (0.6, 0.75, 0.9)]
+    assert [index.nearest(q, least=0.55) for q in queries] == [by_hand(stored, q, 0.55, k) for q in queries]
+
+
+def test_without_numba_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "catechism.memory.counting", None)
+    with pytest.raises(MissingExtra, match=r"catechism\[index\]"):
+        MaskIndex(D, K)
 
 
 def test_what_shares_too_little_is_none() -> None:
@@ -109,6 +118,8 @@ def test_wrong_masks_and_settings_are_refused() -> None:
         index.remove(3)
     with pytest.raises(UsageError, match="from 0 to 1"):
         index.nearest(masks(1, 0)[0], least=1.5)
+    with pytest.raises(UsageError, match="threads=0"):
+        MaskIndex(10, 5, threads=0)
     for d, k in ((10, 0), (10, 11)):
         with pytest.raises(UsageError, match="0 < k <= d"):
             MaskIndex(d, k)
