@@ -78,11 +78,39 @@ def cholesky(normal: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
     return L
 
 
-def least_squares(
-    L: Float[Tensor, "d_in d_in"], K: Float[Tensor, "r d_in"], w: Float[Tensor, " r"], V: Float[Tensor, "r d_out"]
-) -> Float[Tensor, "d_out d_in"]:
-    """``V^T W K (L L^T)^-1``, float64."""
-    return torch.cholesky_solve(K.double().T @ (w[:, None] * V).double(), L).T
+class _Regression:
+    """Residuals of rows, and what the least-squares solution for them gives.
+
+    Only what changes is added up. With fewer rows than ``d_in`` everything stays among the rows: ``D K^T = V^T (W K
+    N^-1 K^T)``, and D itself is made once, at the end.
+    """
+
+    def __init__(self, K: Float[Tensor, "r d_in"], w: Float[Tensor, " r"], normal: Tensor, d_out: int) -> None:
+        self._K, self._w, self._L = K.double(), w.double()[:, None], cholesky(normal)
+        self.V = torch.zeros(len(K), d_out, dtype=K.dtype, device=K.device)
+        self._few = len(K) < K.shape[1]
+        if self._few:
+            self._reach = torch.cholesky_solve((self._w * self._K).T, self._L)  # N^-1 K^T W, (d_in, r)
+            self._among = self._K @ self._reach
+        else:
+            self._right = torch.zeros(K.shape[1], d_out, dtype=torch.float64, device=K.device)  # K^T W V
+            self._update = self._right
+
+    def add(self, step: Float[Tensor, "s d_out"], rows: Int[Tensor, " s"]) -> None:
+        """Add to the residuals of some rows."""
+        self.V[rows] += step
+        if not self._few:
+            self._right = self._right + self._K[rows].T @ (self._w[rows] * step.double())
+            self._update = torch.cholesky_solve(self._right, self._L)
+
+    def outputs(self, rows: Int[Tensor, " s"]) -> Float[Tensor, "s d_out"]:
+        """``D k`` of some rows."""
+        found = self._among[rows] @ self.V.double() if self._few else self._K[rows] @ self._update
+        return found.to(self.V.dtype)
+
+    def update(self) -> Float[Tensor, "d_out d_in"]:
+        """D, float64."""
+        return (self._reach @ self.V.double() if self._few else self._update).T
 
 
 @torch.no_grad()
@@ -97,22 +125,19 @@ def meet(demands: Demands, d_out: int, normal: Float[Tensor, "d_in d_in"], sweep
 
     Raises: SingularCovariance, see `cholesky`; SolveError if a residual is not finite.
     """
-    L, (K, w) = cholesky(normal), (demands.K, demands.w)
-    V = torch.zeros(len(K), d_out, dtype=K.dtype, device=K.device)
-    every = torch.arange(len(K), device=K.device)
-    update, looked = torch.zeros(d_out, K.shape[1], dtype=torch.float64, device=K.device), every
+    found = _Regression(demands.K, demands.w, normal, d_out)
+    every = torch.arange(len(demands.K), device=demands.K.device)
+    looked = every
     for sweep in range(sweeps + 1):
         if sweep % LOOK == 0 or sweep == sweeps or not len(looked):
             looked = every
-        step = demands.steps(K[looked] @ update.to(K).T, looked)
+        step = demands.steps(found.outputs(looked), looked)
         lacks = step.any(dim=1)
         done = len(looked) == len(every) and not bool(lacks.any())
+        looked, step = looked[lacks], step[lacks]
         if done or sweep == sweeps:
-            looked = looked[lacks]
             break
-        V[looked] += step
-        looked = looked[lacks]
-        update = least_squares(L, K, w, V)
-    if not bool(torch.isfinite(V).all()):
+        found.add(step, looked)
+    if not bool(torch.isfinite(found.V).all()):
         raise SolveError("A residual left the finite numbers. Open the model in float32.")
-    return Met(update, V, looked)
+    return Met(found.update(), found.V, looked)
