@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
-from collections.abc import Iterator
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from catechism.errors import BadSpec, UnknownName, UsageError
 from catechism.fanout import EXECUTORS, Executor, open_executor
 from tests.fanout.work import Counter, MakeCounter, die, refuse, scale
+
+PARENT = """
+from catechism.fanout import open_executor
+from tests.fanout.work import Counter, MakeCounter, hold
+
+if __name__ == "__main__":
+    with open_executor("process", MakeCounter(), None, workers=1) as executor:
+        executor.map(hold, [600.0], shared={file!r})
+"""
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:FutureWarning:ray", "ignore::ResourceWarning")  # Ray's own
 
@@ -46,6 +60,38 @@ def test_a_worker_that_dies_is_reported_with_what_to_do() -> None:
         pytest.raises(UsageError, match="code 9 before its work was done.*fewer workers"),
     ):
         executor.map(die, [1])
+
+
+def test_a_worker_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
+    file = tmp_path / "worker"
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT.format(file=str(file))], cwd=Path(__file__).parents[2], env={**os.environ}
+    )
+    try:
+        until(lambda: file.is_file() and file.read_text(encoding="utf-8") != "")
+    finally:
+        parent.kill()
+        parent.wait()
+    until(lambda: can_lock(file))
+
+
+def until(true: Callable[[], bool]) -> None:
+    """Wait for something that happens elsewhere; much longer than it takes."""
+    for _ in range(1200):
+        if true():
+            return
+        time.sleep(0.05)
+    raise AssertionError("It has not happened in a minute.")
+
+
+def can_lock(file: Path) -> bool:
+    """Whether nobody holds the file any more."""
+    with file.open(encoding="utf-8") as tried:
+        try:
+            fcntl.flock(tried, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
 
 
 def test_what_there_is_not_is_refused() -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import time
 from dataclasses import dataclass
+from pathlib import Path
 
 from catechism.errors import BadSpec
 
@@ -41,3 +44,12 @@ def refuse(_state: Counter, _shared: object, shard: int) -> int:
 def die(_state: Counter, _shared: object, _shard: int) -> None:
     """The end of a process that ran out of memory."""
     os._exit(9)
+
+
+def hold(_state: Counter, file: str, seconds: float) -> None:
+    """Lock a file, which ends with the process, then take long."""
+    with Path(file).open("w", encoding="utf-8") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        held.write("held")
+        held.flush()
+        time.sleep(seconds)

@@ -7,7 +7,9 @@ used: a result must outlive the worker that it comes from.
 from __future__ import annotations
 
 import multiprocessing
+import os
 import pickle
+import threading
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -113,6 +115,7 @@ class Processes(Executor):
 
 def _serve(pipe: Connection, setup: Setup) -> None:
     """Work until the pipe is closed. Each message is new work with what its shards share, or a numbered shard."""
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
     work, shared, state, is_ready = None, None, None, False
     try:
         while True:
@@ -131,6 +134,13 @@ def _serve(pipe: Connection, setup: Setup) -> None:
         pass  # nobody waits for an answer any more
     finally:
         pipe.close()
+
+
+def _end_with_the_parent() -> None:
+    """A worker whose parent was killed would go on for nobody, and write where the next run writes."""
+    if (parent := multiprocessing.parent_process()) is not None:
+        wait([parent.sentinel])
+        os._exit(1)
 
 
 def _travelling(error: Exception) -> BaseException:
