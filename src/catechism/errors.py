@@ -7,7 +7,8 @@
     │   ├── BadPolicy                       E103  a gate policy that cannot be read
     │   ├── UnknownName (also KeyError)     E104  no method, model, suite or gate of that name
     │   ├── BadSpec                         E105  a method's setting out of range
-    │   └── Unclear                         E106  a sentence that could mean several things, or none
+    │   ├── Unclear                         E106  a sentence that could mean several things, or none
+    │   └── Entangled                       E107  too much of what has to stay depends on what is to be forgotten
     ├── ModelError (RuntimeError)           the model cannot be opened or is not what it should be
     │   ├── UnknownArchitecture             E201  no row for this model_type
     │   ├── ArchitectureMismatch            E202  the row does not fit the live model
@@ -40,7 +41,9 @@
         ├── Denied                          E708  approvals are missing
         ├── Conflict                        E709  something else changed, or contradicts it
         ├── WrongState                      E710  not possible in the state that the edit is in
-        └── BadBundle                       E711  an import that does not prove itself
+        ├── BadBundle                       E711  an import that does not prove itself
+        ├── Sealed                          E712  the way back was destroyed
+        └── BadCertificate                  E713  a file that is no certificate
 
 A message says what is wrong (got and expected), then what to do about it. `code` names the page under
 ``docs/errors/``; errors are picklable, and a command line exit code belongs to each class.
@@ -100,6 +103,13 @@ class Unclear(UsageError):
     """A sentence whose subject, relation and object cannot be told; the message is a question back."""
 
     code = "E106"
+
+
+class Entangled(UsageError):
+    """More than half of what has to stay depends on what is to be forgotten; the message names the nearest."""
+
+    code = "E107"
+    exit_code = 3
 
 
 class ModelError(CatechismError, RuntimeError):
@@ -296,6 +306,19 @@ class BadBundle(RegistryError):
     """An import that does not prove itself: a hash, a signature, a name or a size that must not be."""
 
     code = "E711"
+
+
+class Sealed(RegistryError):
+    """The edit is sealed: what would be needed was destroyed, so that there is no way back."""
+
+    code = "E712"
+    exit_code = 4
+
+
+class BadCertificate(RegistryError):
+    """The file is no certificate of forgetting, or of another release."""
+
+    code = "E713"
 
 
 class EndpointError(CatechismError, RuntimeError):

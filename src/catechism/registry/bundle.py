@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from catechism.errors import BadBundle, CatechismError, StoreDamaged, UsageError
 from catechism.hashing import PREFIX, canonical_json
 from catechism.registry import read
+from catechism.registry.destruction import refuse
 from catechism.registry.manifest import person
 from catechism.registry.prove import content_problem, read_manifest, sealed_problems, signature_problem
 from catechism.registry.records import EditVersion
@@ -83,6 +84,8 @@ def _write(room: Room, edits: Sequence[EditVersion], target: Path, *, as_tar: bo
 def _contents(room: Room, edits: Sequence[EditVersion]) -> Iterator[tuple[str, bytes]]:
     yield INDEX, canonical_json({"schema": SCHEMA, "edits": [edit.digest for edit in edits]})
     for edit in edits:
+        if edit.sealed:
+            raise refuse(edit, "exported")
         if wrong := sealed_problems(room, edit):
             raise StoreDamaged(f"{edit.id} does not prove itself: {'; '.join(wrong)}. See `catechism verify`.")
         folder = room.store.path(edit.digest)

@@ -27,7 +27,7 @@ from catechism.errors import (
 from catechism.registry.failpoints import failpoint
 
 #: Schemas that this release knows, oldest first. The last one is what it works on.
-REVISIONS = ("0001", "0002")
+REVISIONS = ("0001", "0002", "0003")
 _UNCHANGED = "Nothing was changed."
 
 
@@ -100,6 +100,14 @@ class Database:
             )
         return found
 
+    def forget_pages(self) -> None:
+        """Take what was deleted or changed out of the write-ahead log too. Another reader may keep it there longer."""
+        if self.kind == "sqlite":
+            with self.engine.connect() as connection:
+                connection.connection.driver_connection.execute(  # pyright: ignore[reportOptionalMemberAccess]
+                    "PRAGMA wal_checkpoint(TRUNCATE)"
+                )
+
     def close(self) -> None:
         """Let go of all connections."""
         self.engine.dispose()
@@ -132,6 +140,7 @@ def _set_up(connection: sqlite3.Connection, _: object) -> None:
     connection.isolation_level = None  # BEGIN is ours to say, see `_begin`
     connection.execute("PRAGMA foreign_keys = ON")
     connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA secure_delete = ON")  # what is deleted or changed is overwritten in the file
     if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
         connection.execute("PRAGMA journal_mode = WAL")
 

@@ -166,6 +166,15 @@ def fact_columns(fact: Fact, at: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def forget_key(fact: Fact) -> str:
+    """Digest of what is said of what: subject, relation and object, however they are spelled.
+
+    A deletion keeps it in the place of the text. Whoever can guess a fact can also find out whether it is this one.
+    """
+    row = fact_columns(fact, 0)
+    return digest_json([row["subject_key"], row["relation_key"], row["object_key"]])
+
+
 def plain(value: Any) -> Any:
     """A frozen value of `catechism.types` as JSON. Fields with their default value are left out."""
     if isinstance(value, tuple):
@@ -183,15 +192,19 @@ def catechism_json(catechism: Catechism) -> dict[str, JSON]:
 def read_catechism(raw: bytes) -> Catechism:
     """The catechism in a sealed file. Raises StoreDamaged if it is none."""
     try:
-        held = json.loads(raw)
-        _check_names(Catechism, held)
-        return Catechism(
-            read_fact(held["fact"]),
-            tuple(_question(q) for q in held["questions"]),
-            tuple(_question(q) for q in held.get("study", ())),
-        )
+        return catechism_of(json.loads(raw))
     except (ValueError, TypeError, KeyError, AttributeError) as problem:
         raise StoreDamaged(f"{CATECHISM} cannot be read: {problem}. See `catechism verify`.") from None
+
+
+def catechism_of(held: Any) -> Catechism:
+    """A catechism from its JSON. Raises TypeError, ValueError, KeyError or AttributeError if it is none."""
+    _check_names(Catechism, held)
+    return Catechism(
+        read_fact(held["fact"]),
+        tuple(_question(q) for q in held["questions"]),
+        tuple(_question(q) for q in held.get("study", ())),
+    )
 
 
 def read_fact(held: dict[str, Any]) -> Fact:

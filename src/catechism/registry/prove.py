@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -41,7 +41,7 @@ def signature_problem(folder: Path, find: Callable[[str], Ed25519PublicKey | Non
 
 def sealed_problems(room: Room, edit: EditVersion) -> list[str]:
     """What about an edit's artifact, signature and row does not match; nothing if it is sound."""
-    if found := room.store.problems(edit.digest):
+    if found := room.store.problems(edit.digest, gone=edit.gone):
         return found
     folder = room.store.path(edit.digest)
     if problem := signature_problem(folder, room.keys.public):
@@ -54,10 +54,20 @@ def sealed_problems(room: Room, edit: EditVersion) -> list[str]:
     return found
 
 
-def content_problem(folder: Path, digest: str) -> str | None:
+def sealed_training(folder: Path) -> list[dict[str, JSON]]:
+    """The rows that an edit was trained on. Raises StoreDamaged if they cannot be read."""
+    try:
+        return [json.loads(line) for line in (read_plain(folder / TRAINING) or b"").splitlines()]
+    except (ValueError, RecursionError):
+        raise StoreDamaged(f"{folder / TRAINING} cannot be read. See `catechism verify`.") from None
+
+
+def content_problem(folder: Path, digest: str, gone: Set[str] = frozenset()) -> str | None:
     """What in a sound artifact does not fit its own manifest; None if all does. Opens the delta if there is one."""
     manifest = read_manifest(folder)
     row = columns(manifest, digest)
+    if gone:  # the manifest's digests of what was destroyed are all that is left of it
+        return None if DELTA in gone else _delta_problem(folder, row["artifact"], row["base"])
     catechism = sealed_catechism(folder)
     said = digest_json(catechism_json(catechism))
     if manifest.get("catechism") != said:

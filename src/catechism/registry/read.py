@@ -13,22 +13,27 @@ from catechism.errors import StoreDamaged, UnknownDate, UnknownEdit
 from catechism.hashing import PREFIX
 from catechism.registry.manifest import read_fact
 from catechism.registry.records import Approval, Composition, EditVersion, Entry, Epoch, State
-from catechism.registry.tables import approval, composition, edit_version, epoch, evaluation, fact, head
+from catechism.registry.tables import approval, audit, composition, edit_version, epoch, evaluation, fact, head
 from catechism.registry.times import end_of, text
-from catechism.types import Risk
+from catechism.types import Fact, Risk
 
 HEAD = "default"
+SEAL = "edit.seal"  # the audit's action; an edit has at most one such entry
+#: The fact of a sealed edit, whose own text is destroyed.
+NOTHING = Fact("(sealed)", "(sealed)", "(sealed)", statement="(sealed)")
 _LISTED = 8
 
 
 def _query() -> Select[Any]:
     latest = select(evaluation.c.edit_id, func.max(evaluation.c.id).label("id")).group_by(evaluation.c.edit_id)
     newest = latest.subquery("latest")
+    seal = select(audit.c.object, audit.c.body).where(audit.c.action == SEAL).subquery("seal")
     return (
-        select(edit_version, fact.c.body, evaluation.c.report_sha256, evaluation.c.verdict)
+        select(edit_version, fact.c.body, evaluation.c.report_sha256, evaluation.c.verdict, seal.c.body.label("sealed"))
         .join(fact, fact.c.id == edit_version.c.fact_id)
         .outerjoin(newest, newest.c.edit_id == edit_version.c.id)
         .outerjoin(evaluation, evaluation.c.id == newest.c.id)
+        .outerjoin(seal, seal.c.object == edit_version.c.id)
         .order_by(edit_version.c.audit_seq)
     )
 
@@ -40,8 +45,10 @@ def versions(connection: Connection, *conditions: ColumnElement[bool]) -> list[E
 
 def _version(row: Any) -> EditVersion:
     try:
+        gone = frozenset() if row.sealed is None else frozenset(json.loads(row.sealed)["gone"])
         return EditVersion(
-            id=row.id, n=row.n, state=State(row.state), digest=row.digest, fact=read_fact(json.loads(row.body)),
+            id=row.id, n=row.n, state=State(row.state), digest=row.digest,
+            fact=NOTHING if gone else read_fact(json.loads(row.body)), gone=gone,
             kind=row.kind, method=row.method, config=json.loads(row.method_config), seed=row.seed,
             locus=json.loads(row.locus), why=row.why, base=row.base, artifact=row.artifact,
             dataset=row.dataset_sha256, risk=Risk(row.risk), author=row.author, created_at=text(row.created_at),

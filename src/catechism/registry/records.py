@@ -86,6 +86,7 @@ class EditVersion:
         supersedes: id of the edit that it replaces.
         report: digest of the latest evaluation; None before the first.
         verdict: what the gates said about that evaluation.
+        gone: names of the files that sealing destroyed; empty for an edit that is not sealed.
     """
 
     id: str
@@ -108,6 +109,26 @@ class EditVersion:
     supersedes: str | None = None
     report: str | None = None
     verdict: Mapping[str, JSON] | None = None
+    gone: frozenset[str] = frozenset()
+
+    @property
+    def sealed(self) -> bool:
+        """Whether what would allow the way back was destroyed. Then `fact` says nothing."""
+        return bool(self.gone)
+
+    @property
+    def removes(self) -> tuple[str, ...]:
+        """Ids of the edits that a deletion takes out of effect."""
+        return self._of_locus("removes")
+
+    @property
+    def forgets(self) -> tuple[str, ...]:
+        """Digests of the facts that a deletion forgets, see `catechism.registry.manifest.forget_key`."""
+        return self._of_locus("forgets")
+
+    def _of_locus(self, name: str) -> tuple[str, ...]:
+        held = self.locus.get(name) if self.kind == "delete" and isinstance(self.locus, dict) else None
+        return tuple(str(one) for one in held) if isinstance(held, list) else ()
 
     @property
     def subject(self) -> str:
@@ -143,7 +164,7 @@ class EditVersion:
             "locus": self.locus, "why": self.why, "base": self.base, "artifact": self.artifact,
             "dataset": self.dataset, "risk": self.risk.value, "author": self.author, "created_at": self.created_at,
             "supersedes": self.supersedes, "report": self.report,
-            "verdict": None if self.verdict is None else dict(self.verdict),
+            "verdict": None if self.verdict is None else dict(self.verdict), "sealed": sorted(self.gone),
         }  # fmt: skip
 
 
@@ -285,11 +306,42 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True)
+class Seal:
+    """What was destroyed of an edit, so that nobody can bring it back; the audit keeps the hashes.
+
+    Attributes:
+        edit: its id.
+        by: who did it.
+        at: ISO 8601 time in UTC.
+        gone: each destroyed file with the digest that it had.
+        kept: each file that is left, with its digest; the delta of a deletion that is in effect, for instance.
+        reports: digests of the evaluations whose text was destroyed.
+        fact: digest of the fact whose text was destroyed.
+    """
+
+    edit: str
+    by: str
+    at: str
+    gone: Mapping[str, str]
+    kept: Mapping[str, str]
+    reports: tuple[str, ...]
+    fact: str
+
+    def json(self) -> dict[str, JSON]:
+        """As a JSON object."""
+        return {
+            "edit": self.edit, "by": self.by, "at": self.at, "gone": dict(self.gone), "kept": dict(self.kept),
+            "reports": list(self.reports), "fact": self.fact,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
 class Verification:
-    """What `Registry.verify` found: how many objects of each kind were proven, and every problem."""
+    """What `Registry.verify` found: how many objects of each kind were proven, every problem, and what is sealed."""
 
     checked: Mapping[str, int]
     problems: tuple[Problem, ...]
+    sealed: tuple[Seal, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -298,7 +350,9 @@ class Verification:
 
     def json(self) -> dict[str, JSON]:
         """As a JSON object."""
-        return {"ok": self.ok, "checked": dict(self.checked), "problems": [p.json() for p in self.problems]}
+        problems: list[JSON] = [problem.json() for problem in self.problems]
+        sealed: list[JSON] = [seal.json() for seal in self.sealed]
+        return {"ok": self.ok, "checked": dict(self.checked), "problems": problems, "sealed": sealed}
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from sqlalchemy import insert, select
 
 from catechism.errors import StoreDamaged, UnknownName
 from catechism.matching import name_key
-from catechism.registry import bundle, prove, read, review, seal, serve, verify
+from catechism.registry import bundle, destruction, prove, read, review, seal, serve, verify
 from catechism.registry.audit import Checkpoints, Writer, entry_of
 from catechism.registry.database import Database, clear_errors
 from catechism.registry.policy import Policy
@@ -27,13 +27,14 @@ from catechism.registry.records import (
     EditVersion,
     Epoch,
     Problem,
+    Seal,
     State,
     Sweep,
     Verification,
 )
 from catechism.registry.room import SYSTEM, Room, json_of
 from catechism.registry.signing import Keys
-from catechism.registry.store import DELTA, Store
+from catechism.registry.store import CATECHISM, DELTA, TRAINING, Store
 from catechism.registry.tables import audit, composition, edit_version, epoch, fact, head, report
 from catechism.registry.times import micros, utc_now
 from catechism.types import JSON, Catechism
@@ -139,6 +140,11 @@ class Registry:
         return self._room.policy
 
     @property
+    def keys(self) -> Keys:
+        """Who signs here."""
+        return self._room.keys
+
+    @property
     def damage(self) -> tuple[Problem, ...]:
         """What was wrong with the audit when the store was opened. Then nothing but rollbacks is written."""
         return self._room.damage
@@ -225,8 +231,19 @@ class Registry:
         Raises:
             WrongState: the edit never was in effect.
             UnknownDate: there is no such epoch.
+            Sealed: it would take a sealed deletion back.
         """
         return serve.rollback(self._room, edit, to_epoch, by, reason)
+
+    @_clear
+    def seal(self, edits: Sequence[str], by: str, *, reason: str) -> list[Seal]:
+        """Destroy what would bring ended edits, or a deletion in effect, back; the audit keeps hashes. No way back.
+
+        Raises:
+            WrongState: an edit is in effect and no deletion, or has not ended.
+            UsageError: an edit that is not named holds the same fact.
+        """
+        return destruction.seal(self._room, edits, by, reason)
 
     @_clear
     def edits(self, *, state: str | None = None, subject: str | None = None) -> list[EditVersion]:
@@ -262,20 +279,28 @@ class Registry:
     @_clear
     def catechism(self, ref: str) -> Catechism:
         """The fact of an edit with its exam, proven by its hash. Raises StoreDamaged if it is another."""
-        return prove.sealed_catechism(self._sound(ref))
+        return prove.sealed_catechism(self._sound(ref, CATECHISM))
+
+    @_clear
+    def training(self, ref: str) -> list[dict[str, JSON]]:
+        """The rows that an edit was made from, proven by their hash."""
+        return prove.sealed_training(self._sound(ref, TRAINING))
 
     @_clear
     def delta(self, ref: str) -> Delta | None:
         """The change of an edit, proven by its hashes; None for an edit that stays text."""
-        folder, edit = self._sound(ref), self.edit(ref)
+        folder, edit = self._sound(ref, DELTA), self.edit(ref)
         if edit.artifact is None:
             return None
         from catechism.delta import load
 
         return load(folder / DELTA, base=edit.base)
 
-    def _sound(self, ref: str) -> Path:
+    def _sound(self, ref: str, file: str) -> Path:
+        """The folder of an edit. Raises Sealed if this file of it was destroyed, StoreDamaged if it is not sound."""
         edit = self.edit(ref)
+        if file in edit.gone:
+            raise destruction.refuse(edit, "read")
         if wrong := prove.sealed_problems(self._room, edit):
             raise StoreDamaged(f"{edit.id} does not prove itself: {'; '.join(wrong)}. See `catechism verify`.")
         return self._room.store.path(edit.digest)
@@ -353,6 +378,7 @@ class Registry:
     def sweep(self) -> Sweep:
         """Take away unfinished folders, and artifacts that no row names. `open` does it too."""
         room = self._room
+        destruction.finish(room)
 
         def known() -> set[str]:
             with room.database.read() as connection:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from sqlalchemy import Connection, func, insert, select
+from sqlalchemy import Connection, func, insert, select, update
 
 from catechism.hashing import canonical_json, digest_bytes, digest_json
 from catechism.registry import read
@@ -60,8 +60,11 @@ def register(writer: Writer, manifest: Mapping[str, JSON], digest: str, folder: 
     body = {name: row[name] for name in ("digest", "fact_id", "method", "base", "risk", "author", "supersedes")}
     seq = writer.record(action, row["id"], body)
     taught = fact_columns(sealed_catechism(folder).fact, writer.at)
-    if connection.execute(select(fact.c.id).where(fact.c.id == taught["id"])).first() is None:
+    known = connection.execute(select(fact.c.body).where(fact.c.id == taught["id"])).scalar()
+    if known is None:
         connection.execute(insert(fact).values(**taught))
+    elif not known:  # its text was destroyed with a sealed edit; now somebody brings it again
+        connection.execute(update(fact).where(fact.c.id == taught["id"]).values(**taught))
     if connection.execute(select(dataset).where(dataset.c.sha256 == row["dataset_sha256"])).first() is None:
         rows = cast("dict[str, Any]", manifest["dataset"])["rows"]
         size = (folder / TRAINING).stat().st_size

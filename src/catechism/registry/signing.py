@@ -27,6 +27,7 @@ from catechism.registry.store import write_synced
 from catechism.types import JSON
 
 EDIT_TYPE = "application/vnd.catechism.edit+json"
+CERTIFICATE_TYPE = "application/vnd.catechism.certificate+json"
 CHECKPOINT_TYPE = "application/vnd.catechism.checkpoint+json"
 
 

@@ -36,6 +36,7 @@ NAMES = frozenset({MANIFEST, SIGNATURE, CATECHISM, TRAINING, DELTA})
 
 TMP_AGE_S = 3600.0  # leftovers that old are taken away even while others publish
 ORPHAN_AGE_S = 24 * 3600.0
+_ZEROS = 1 << 20  # bytes that are overwritten at a time
 
 
 def write_synced(path: Path, content: bytes, *, mode: int = 0o644) -> None:
@@ -125,12 +126,30 @@ class Store:
         failpoint("after_rename")
         return place
 
-    def problems(self, digest: str, folder: Path | None = None) -> list[str]:
+    def destroy(self, digest: str, names: Set[str]) -> None:
+        """Overwrite files of an artifact and take them away, those of damaged copies in the quarantine too.
+
+        What is gone already is no error, so that a second call ends what a killed one began.
+        """
+        place = self.path(digest)
+        for folder in (place, *sorted((self.root / "quarantine").glob(f"{place.name}.*"))):
+            found = [folder / name for name in sorted(names) if (folder / name).is_file()]
+            if not found:
+                continue
+            folder.chmod(0o755)
+            for path in found:
+                _overwrite(path)
+                path.unlink()
+            folder.chmod(0o555)
+            sync_folder(folder)
+
+    def problems(self, digest: str, folder: Path | None = None, *, gone: Set[str] = frozenset()) -> list[str]:
         """What about an artifact does not match its digest; nothing if it is sound.
 
         Args:
             digest: its name.
             folder: where it is; None for its place in the store.
+            gone: files that were destroyed and must not be there any more.
         """
         folder = self.path(digest) if folder is None else folder
         if not folder.is_dir() or folder.is_symlink():
@@ -145,6 +164,8 @@ class Store:
         for name in sorted({*listed, *os.listdir(folder)}):
             if name not in listed or name not in NAMES:
                 found.append(f"{name} does not belong to it")
+            elif name in gone:
+                found += [f"{name} is there, and was sealed"] if (folder / name).exists() else []
             elif (expected := listed[name]) is None:
                 found += [] if read_plain(folder / name) is not None else [f"{name} is missing"]
             elif not _is_plain(folder / name):
@@ -196,6 +217,17 @@ def _is_plain(path: Path) -> bool:
         return stat.S_ISREG(path.lstat().st_mode)
     except OSError:
         return False
+
+
+def _overwrite(path: Path) -> None:
+    """Zeros over a file's bytes, on the disk. A file system that writes elsewhere, or a backup, keeps them."""
+    path.chmod(0o600)
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        for start in range(0, size, _ZEROS):
+            file.write(bytes(min(_ZEROS, size - start)))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _age(path: Path, now_s: float) -> float:

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, func, select
 from catechism.errors import CatechismError
 from catechism.hashing import digest_bytes, digest_json
 from catechism.registry import read
+from catechism.registry.destruction import seals
 from catechism.registry.manifest import fact_columns, read_fact
 from catechism.registry.policy import TRANSITIONS
 from catechism.registry.prove import content_problem, sealed_problems
@@ -54,7 +55,8 @@ def verify(room: Room) -> Verification:
         problems += found
     problems += _keys(room)
     checked["keys"] = len(list(room.keys.ids()))
-    return Verification(dict(checked), tuple(problems))
+    with room.database.read() as connection:
+        return Verification(dict(checked), tuple(problems), tuple(seals(connection)))
 
 
 def _artifacts(room: Room) -> Iterator[list[Problem]]:
@@ -67,7 +69,7 @@ def _artifacts(room: Room) -> Iterator[list[Problem]]:
             with room.database.read() as connection:
                 edit = read.find(connection, row.id)
             wrong = sealed_problems(room, edit)
-            if not wrong and (more := content_problem(room.store.path(row.digest), row.digest)):
+            if not wrong and (more := content_problem(room.store.path(row.digest), row.digest, edit.gone)):
                 wrong = [more]
         except (CatechismError, ValueError) as problem:
             wrong = [str(problem)]
@@ -81,7 +83,12 @@ def _keys(room: Room) -> list[Problem]:
 
 
 def _facts(connection: Connection) -> Iterator[Problem | None]:
+    destroyed = {seal.fact for seal in seals(connection)}
     for row in connection.execute(select(fact)):
+        if not row.body:
+            is_said = row.content_sha256 in destroyed
+            yield None if is_said else Problem(f"fact {row.id}", "its text is gone and no seal says so", _BACKUP)
+            continue
         try:
             expected = fact_columns(read_fact(json.loads(row.body)), row.recorded_at)
             wrong = [name for name, value in expected.items() if getattr(row, name) != value]
@@ -93,9 +100,10 @@ def _facts(connection: Connection) -> Iterator[Problem | None]:
 
 
 def _reports(connection: Connection) -> Iterator[Problem | None]:
+    destroyed = {digest for seal in seals(connection) for digest in seal.reports}
     for row in connection.execute(select(report)):
         found = digest_bytes(row.body.encode())
-        is_same = found == row.sha256
+        is_same = found == row.sha256 or (not row.body and row.sha256 in destroyed)
         yield None if is_same else Problem(f"report {row.sha256}", f"its content is {found}", _BACKUP)
 
 
