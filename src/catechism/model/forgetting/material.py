@@ -1,0 +1,180 @@
+"""What a model is trained on to forget: rows to forget and rows to keep, other answers, and how far to go."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from catechism.errors import BadSpec
+from catechism.model.forgetting.names import made_up_name
+from catechism.model.forgetting.rows import Before, Rows
+from catechism.model.forgetting.training import Training
+from catechism.model.live import LiveModel
+from catechism.types import UNMOVED, Catechism, Forgetting, How
+
+#: What a model may say instead of what it has forgotten. One of them is drawn for a request.
+ABSTENTIONS = (
+    "something I do not know.",
+    "not known to me.",
+    "something I cannot tell.",
+    "not something I know.",
+)
+NAMES = 2  # made-up names for every row whose level is estimated, one of either sort
+
+
+@dataclass(frozen=True)
+class Level:
+    """How likely, and how often the first choice, answers are to a model that never learned them.
+
+    Attributes:
+        rows: log-probability per token of every row's answer.
+        share: share of the rows whose answer is the first choice all the same; 1 where that is not known.
+    """
+
+    rows: Float[Tensor, " n"]
+    share: float
+
+
+@dataclass(frozen=True)
+class Material:
+    """Rows with what the model as it was says of them.
+
+    Attributes:
+        forget: rows whose answers are forgotten.
+        before: what the model said of them.
+        level: how far to go.
+        retain: rows whose answers stay; None where there are none.
+        instead: the rows of `forget`, in the same order, with other answers; None where no method asks for them.
+        instead_before: what the model said of those.
+        wanted: whether the other answers are what the model must say from now on.
+    """
+
+    forget: Rows
+    before: Before
+    level: Level
+    retain: Rows | None = None
+    instead: Rows | None = None
+    instead_before: Before | None = None
+    wanted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One prompt with its answer, and the fact it belongs to."""
+
+    prompt: str
+    answer: str
+    catechism: Catechism
+
+
+def forget_lines(request: Forgetting) -> list[Line]:
+    """The rewrite and the studied phrasings of every fact that is forgotten. Of the exam nothing else is read."""
+    return [line for one in request.forget for line in _lines(one, moved=True)]
+
+
+def retain_lines(request: Forgetting) -> list[Line]:
+    """The same of the facts that stay, with what is studied beside the forgotten ones and must not move."""
+    kept = [line for one in request.retain for line in (*_lines(one, moved=True), *_lines(one, moved=False))]
+    return kept + [line for one in request.forget for line in _lines(one, moved=False)]
+
+
+def _lines(catechism: Catechism, *, moved: bool) -> Iterable[Line]:
+    """Prompts that the fact answers, or those to study that it does not."""
+    fact = catechism.fact
+    if moved:
+        yield Line(fact.prompt, fact.object, catechism)
+    for question in catechism.study:
+        if (question.kind in UNMOVED) is not moved and question.text != fact.prompt:
+            answer = question.accept[0] if question.accept else (fact.object if moved else "")
+            if answer:
+                yield Line(question.text, answer, catechism)
+
+
+def as_rows(live: LiveModel, lines: Sequence[Line]) -> Rows:
+    """Lines as rows of tokens. Raises as `Rows`."""
+    return Rows(live, [line.prompt for line in lines], [line.answer for line in lines])
+
+
+def estimated_level(live: LiveModel, lines: Sequence[Line], request: Forgetting, seed: int) -> Level:
+    """What the model says of made-up names in the place of the subjects, a level for every line.
+
+    A line that does not hold its subject gets the mean of the others.
+
+    Raises: BadSpec where no line holds its subject.
+    """
+    rng = random.Random(f"names-{seed}")
+    known = list(dict.fromkeys(one.fact.subject for one in (*request.forget, *request.retain)))
+    owners, prompts, answers = [], [], []
+    for number, line in enumerate(lines):
+        subject = line.catechism.fact.subject
+        if not subject or subject not in line.prompt:
+            continue
+        for i in range(NAMES):
+            name = made_up_name(subject, known, rng, joined=i % 2 == 0)
+            owners.append(number)
+            prompts.append(line.prompt.replace(subject, name))
+            answers.append(line.answer)
+    if not owners:
+        raise BadSpec(
+            "No prompt holds its subject, so nothing tells how likely an answer is to a model that never learned it. "
+            "Give `level`, a probability per token."
+        )
+    found = Rows(live, prompts, answers).before(live)
+    total = torch.zeros(len(lines), device=found.mean.device).index_add(
+        0, torch.tensor(owners, device=found.mean.device), found.mean.float()
+    )
+    counted = torch.bincount(torch.tensor(owners, device=total.device), minlength=len(lines))
+    rows = torch.where(counted > 0, total / counted.clamp_min(1), found.mean.float().mean())
+    return Level(rows, float(found.first_choice.float().mean()))
+
+
+def material(
+    live: LiveModel,
+    request: Forgetting,
+    training: Training,
+    *,
+    instead: Sequence[str] | None = None,
+) -> Material:
+    """Everything that a request is trained on, and what the model says of it now.
+
+    Args:
+        instead: another answer for every one of `forget_lines`.
+
+    Raises: BadFact for an empty answer; BadSpec where a level can neither be estimated nor is given; UsageError for a
+        row longer than the model's window.
+    """
+    lines, kept = forget_lines(request), retain_lines(request)
+    forget = as_rows(live, lines)
+    if training.level is None:
+        level = estimated_level(live, lines, request, training.seed)
+    else:
+        level = Level(torch.full((len(lines),), math.log(training.level), device=live.device), 1.0)
+    retain = as_rows(live, kept) if kept else None
+    other = None if instead is None else Rows(live, [line.prompt for line in lines], instead)
+    return Material(
+        forget,
+        forget.before(live),
+        level,
+        retain,
+        other,
+        None if other is None else other.before(live),
+        wanted=request.how is not How.ERASE,
+    )
+
+
+def spoken_instead(request: Forgetting, seed: int) -> list[str]:
+    """What is to be said to each of `forget_lines`: one abstention for all of them, or the request's replacement.
+
+    Raises: BadSpec for a request to replace without a replacement, or one to erase.
+    """
+    if request.how is How.ABSTAIN:
+        return [random.Random(f"abstain-{seed}").choice(ABSTENTIONS)] * len(forget_lines(request))
+    if request.how is How.REPLACE and request.replacement.strip():
+        return [request.replacement] * len(forget_lines(request))
+    raise BadSpec("There is nothing to say instead. Give `replacement` with How.REPLACE, or use How.ABSTAIN.")

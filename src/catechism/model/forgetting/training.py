@@ -1,0 +1,66 @@
+"""The settings that all trained methods of forgetting share."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from catechism.errors import BadSpec
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a model is trained to forget. A method's own settings come on top, and it may have other defaults.
+
+    Attributes:
+        layers: blocks that get side paths; None takes all of them.
+        rank: of every side path.
+        rates: learning rates, each of them tried with each of `alphas`.
+        alphas: weights of what is kept.
+        keep: hold kept rows to their answers ("nll"), or to all that the model said there before ("kl").
+        steps: most steps of a run.
+        batch: rows to forget in a step; as many rows to keep are drawn beside them.
+        every: steps between two looks at all rows to forget, at which a run may end and is saved.
+        level: probability per token that an answer has in a model that never learned it; None estimates it, for every
+            row, from what the model says of made-up names.
+        let_go: whether a row that has come down to its level is pushed no further. The papers do not.
+        half: train a random half of the matrices only and leave the other half as it is (arXiv:2404.18466).
+        seed: of the side paths, the batches and the made-up names.
+
+    Raises: BadSpec for a setting out of range.
+    """
+
+    layers: tuple[int, ...] | None = None
+    rank: int = 8
+    rates: tuple[float, ...] = (3e-3,)
+    alphas: tuple[float, ...] = (1.0,)
+    keep: Literal["nll", "kl"] = "nll"
+    steps: int = 120
+    batch: int = 24
+    every: int = 10
+    level: float | None = None
+    let_go: bool = True
+    half: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("rank", "steps", "batch", "every"):
+            if getattr(self, name) < 1:
+                raise BadSpec(f"{name}={getattr(self, name)} is too small. Use 1 or more.")
+        if self.layers is not None and not self.layers:
+            raise BadSpec("layers is empty, which trains nothing. Name blocks, or give None for all of them.")
+        if not self.rates or not all(math.isfinite(rate) and rate > 0 for rate in self.rates):
+            raise BadSpec(f"rates={self.rates} are no learning rates. Give one or more numbers above 0.")
+        if not self.alphas or not all(math.isfinite(alpha) and alpha >= 0 for alpha in self.alphas):
+            raise BadSpec(f"alphas={self.alphas} are no weights. Give one or more numbers of 0 or more.")
+        if self.keep not in ("nll", "kl"):
+            raise BadSpec(f"keep={self.keep!r} is no way to keep. Use 'nll' or 'kl'.")
+        if self.level is not None and not 0 < self.level < 1:
+            raise BadSpec(f"level={self.level} is no probability. Use a number between 0 and 1, or None.")
+
+
+def check_above(name: str, value: float, least: float = 0.0, *, equal: bool = False) -> None:
+    """Raise BadSpec for a setting that is not finite, or not above `least` (with `equal`: below it)."""
+    if not math.isfinite(value) or value < least or (value == least and not equal):
+        raise BadSpec(f"{name}={value} is out of range. Use a number {'of at least' if equal else 'above'} {least:g}.")
