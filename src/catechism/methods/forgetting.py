@@ -14,7 +14,32 @@ from catechism.model.background import Background
 from catechism.types import Forgetting, How
 
 #: Name of a method -> where its class is. A method is imported when it is asked for.
-FORGETTERS: Mapping[str, str] = {}
+FORGETTERS: Mapping[str, str] = {
+    "altpo": "catechism.methods.forget.altpo:AltPO",
+    "blur": "catechism.methods.forget.blur:Blur",
+    "ceu": "catechism.methods.forget.ceu:CEU",
+    "grad_ascent": "catechism.methods.forget.grad_ascent:GradAscent",
+    "grad_diff": "catechism.methods.forget.grad_diff:GradDiff",
+    "idk_dpo": "catechism.methods.forget.idk_dpo:IdkDPO",
+    "kfac": "catechism.methods.forget.kfac:Kfac",
+    "kl": "catechism.methods.forget.kl:KLRegularised",
+    "leace": "catechism.methods.forget.leace:Leace",
+    "memit_forget": "catechism.methods.forget.memit_forget:MemitForget",
+    "negation": "catechism.methods.forget.negation:Negation",
+    "neuron_path": "catechism.methods.forget.neuron_path:NeuronPath",
+    "npo": "catechism.methods.forget.npo:NPO",
+    "ofmu": "catechism.methods.forget.ofmu:OFMU",
+    "pdu": "catechism.methods.forget.pdu:PDU",
+    "reglu": "catechism.methods.forget.reglu:ReGLU",
+    "rmu": "catechism.methods.forget.rmu:RMU",
+    "rome_forget": "catechism.methods.forget.rome_forget:RomeForget",
+    "sae": "catechism.methods.forget.sae:SAE",
+    "satimp": "catechism.methods.forget.satimp:SatImp",
+    "simnpo": "catechism.methods.forget.simnpo:SimNPO",
+    "trace_replace": "catechism.methods.forget.trace_replace:TraceReplace",
+    "undial": "catechism.methods.forget.undial:Undial",
+    "wga": "catechism.methods.forget.wga:WGA",
+}
 
 
 @runtime_checkable

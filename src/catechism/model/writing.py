@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from catechism.delta import Delta, LowRank
-from catechism.errors import BadSpec
+from catechism.errors import ArchitectureMismatch, BadSpec
 from catechism.hashing import digest_json
 from catechism.model.background import Background
 from catechism.model.live import LiveModel
@@ -207,3 +207,16 @@ def last_layers(live: LiveModel, layer: int, spread: int) -> list[Site]:
     live.anatomy.matrix(last)
     earlier = [Site(number, Role.MLP_OUT) for number in range(max(layer - spread + 1, 0), layer)]
     return [*(site for site in earlier if live.anatomy.has(site)), last]
+
+
+def early_layer(live: LiveModel) -> int:
+    """The first layer with a dense MLP from a fifth of the depth on: where published edits of a subject's key go.
+
+    Raises: ArchitectureMismatch if every layer is a mixture of experts.
+    """
+    dense = [site.layer for site in live.anatomy.sites(Role.MLP_OUT)]
+    if not dense:
+        raise ArchitectureMismatch(
+            f"{live.name} has no dense MLP, every layer is a mixture of experts. Choose a dense model to edit an MLP."
+        )
+    return next((layer for layer in dense if layer >= live.anatomy.n_layers // 5), dense[-1])

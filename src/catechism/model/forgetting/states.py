@@ -1,0 +1,103 @@
+"""The residual stream at chosen tokens of rows, with gradients: what methods train on that forget by states."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from catechism.model import encoding
+from catechism.model.adapters import Adapters
+from catechism.model.forgetting.objective import Step, Terms
+from catechism.model.live import LiveModel
+from catechism.model.seen import Stretch
+from catechism.model.trace import BlockSite, record
+
+CHUNK = 128  # rows that are run at a time where no gradient is asked for
+
+
+class States:
+    """What leaves a block at the tokens that count of some texts. What the tokenizer puts in front never counts.
+
+    Raises: UnknownName for a block that is not there; UsageError for a text without tokens or too long.
+    """
+
+    def __init__(self, live: LiveModel, layer: int, stretches: Sequence[Stretch]) -> None:
+        live.anatomy.block(layer)
+        self._live, self.layer = live, layer
+        self._rows = encoding.rows(live.tokenizer, [one.text for one in stretches])
+        encoding.check_length(self._rows, live.max_tokens)
+        self._ranges = [one.tokens(row) for one, row in zip(stretches, self._rows, strict=True)]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def of(self, numbers: Sequence[int]) -> tuple[Float[Tensor, "k d"], Int[Tensor, " k"]]:
+        """The states of some rows, in their order, with gradients; and each one's place among `numbers`."""
+        batch, _ = self._live.pad_windows([self._rows[i] for i in numbers])
+        places = [(row, t) for row, i in enumerate(numbers) for t in self._ranges[i]]
+        row, token = torch.tensor(places, device=self._live.device).T
+        site = BlockSite(self.layer)
+        with record(self._live, [site], what="output", stop=True) as seen:
+            self._live.model(**batch, use_cache=False)
+        states = seen[site][row, token]
+        return states.to(torch.promote_types(states.dtype, torch.float32)), row
+
+    @torch.no_grad()
+    def all(self) -> tuple[Float[Tensor, "k d"], Int[Tensor, " k"]]:
+        """The states of all rows, without gradients, and each one's row."""
+        found: list[Tensor] = []
+        rows: list[Tensor] = []
+        for start in range(0, len(self), CHUNK):
+            states, row = self.of(range(start, min(start + CHUNK, len(self))))
+            found.append(states)
+            rows.append(row + start)
+        return torch.cat(found), torch.cat(rows)
+
+    def still(self, adapters: Adapters, numbers: Sequence[int]) -> Float[Tensor, "k d"]:
+        """The states of some rows as the model was, without gradients."""
+        with adapters.still(), torch.no_grad():
+            return self.of(numbers)[0]
+
+
+@dataclass(frozen=True, eq=False)
+class Misdirection:
+    """RMU's two losses: states of what is forgotten to one random vector, states of what stays to what they were.
+
+        L_f = mean |h_t(x_f) - v|^2 / |h|^2,   L_r = mean |h_t(x_r) - h_0(x_r)|^2 / |h|^2
+
+    Both are shares of the mean square of the states to forget, so that weights and rates mean the same in every model.
+
+    Attributes:
+        forget, retain: the states; `retain` is None where nothing is kept.
+        target: v.
+        unit: mean square of an entry of the states to forget, before.
+
+    Source: arXiv:2403.03218.
+    """
+
+    forget: States
+    retain: States | None
+    target: Float[Tensor, " d"]
+    unit: float
+
+    @classmethod
+    def towards(cls, forget: States, retain: States | None, *, strength: float, seed: int) -> Misdirection:
+        """The vector of a seed, ``strength`` times as long as a state to forget is on the mean."""
+        states, _ = forget.all()
+        direction = torch.rand(states.shape[1], generator=torch.Generator().manual_seed(seed)).to(states)
+        target = strength * states.norm(dim=1).mean() * direction / direction.norm()
+        return cls(forget, retain, target, float(states.square().mean()))
+
+    def terms(self, step: Step) -> Terms:
+        """Both losses at a step's rows."""
+        states, _ = self.forget.of(step.forgotten)
+        terms = {"forget": (states - self.target).square().mean() / self.unit}
+        if self.retain is not None:
+            kept, _ = self.retain.of(step.kept)
+            was = self.retain.still(step.adapters, step.kept)
+            terms["retain"] = (kept - was).square().mean() / self.unit
+        return terms
