@@ -285,6 +285,11 @@ class LiveModel:
         """What is on the model now, in the order of applying."""
         return self._surgeon.applied
 
+    @property
+    def recorded(self) -> dict[str, Tensor]:
+        """The base value of every parameter that a delta on the model changes, by its name. Not to be written to."""
+        return self._surgeon.recorded
+
     def apply(self, delta: Delta, *, scale: float = 1.0) -> Applied:
         """Put a delta on the model, above those that are on it. All of it or, on any error, nothing.
 

@@ -109,6 +109,12 @@ class Surgeon:
         """What is on the model, in the order of applying."""
         return tuple(self._applied)
 
+    @property
+    def recorded(self) -> dict[str, Tensor]:
+        """The recorded value of every parameter that a delta on the model changes, by its name. Not to be written to."""
+        names = sorted({name for applied in self._applied for name in self._names(applied)})
+        return {name: self._originals[name].base for name in names}
+
     def digest(self, *, full: bool = False) -> str:
         """Digest of all parameters now, and of what acts beside them, if anything does.
 
