@@ -15,7 +15,7 @@ from catechism.evaluate.audit.recall import plain_recall
 from catechism.evaluate.audit.relearning import Relearning, benign, relearn
 from catechism.evaluate.audit.weights import weight_attacks
 from catechism.model import LiveModel
-from catechism.model.merged import unedited
+from catechism.model.merged import merged
 from catechism.types import Catechism, Forgetting
 
 #: Told what is being measured, how many parts are done, and of how many.
@@ -89,16 +89,15 @@ class Before:
 
 
 def before_of(live: LiveModel, plan: Plan) -> Before:
-    """Measure a model without its deltas; it is left as it is."""
-    base = unedited(live)
+    """Measure a model as it is; for patching a copy is kept."""
     return Before(
         plan.profile.name,
         plan.seed,
-        plain_recall(base, plan.items),
-        memorisation(base, plan.items),
-        spill.retained(base, plan.kept),
-        base.perplexity(plan.texts) if plan.texts else math.nan,
-        base if plan.profile.depth else None,
+        plain_recall(live, plan.items),
+        memorisation(live, plan.items),
+        spill.retained(live, plan.kept),
+        live.perplexity(plan.texts) if plan.texts else math.nan,
+        merged(live) if plan.profile.depth else None,
     )
 
 

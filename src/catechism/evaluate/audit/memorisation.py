@@ -17,7 +17,7 @@ def memorisation(live: LiveModel, items: Sequence[Item]) -> dict[str, list[float
 
     With T answer tokens of which the model's first choices match from the k-th on (k counted from 0):
 
-        extraction strength = 1 - k / T, and 1 / T where the last one does not match
+        extraction strength = 1 - k / T, so 0 where the last one does not match
         exact memorisation  = share of the T tokens that match
         probability         = exp(mean log-probability of the T tokens)
 
@@ -38,11 +38,14 @@ def memorisation(live: LiveModel, items: Sequence[Item]) -> dict[str, list[float
 
 
 def extraction_strength(matches: Sequence[bool]) -> float:
-    """1 - k / T for matches of T tokens, k the first place from which all match; 1 / T where none does at the end."""
+    """1 - k / T for matches of T tokens, k the first place from which all match.
+
+    Published code has 1 / T where even the last does not match, which calls a missed answer of one token memorised.
+    """
     k = len(matches)
     while k and matches[k - 1]:
         k -= 1
-    return 1 - min(k, len(matches) - 1) / len(matches)
+    return 1 - k / len(matches)
 
 
 def truth_ratio(live: LiveModel, items: Sequence[Item]) -> list[float]:

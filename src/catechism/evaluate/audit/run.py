@@ -14,6 +14,7 @@ from catechism.evaluate.audit.result import Audit, Family, Row
 from catechism.evaluate.audit.rows import NO_CONTROL, depth_row, rows_of
 from catechism.evaluate.audit.verdict import judge
 from catechism.model import LiveModel
+from catechism.model.merged import unedited
 from catechism.types import Forgetting
 
 
@@ -51,7 +52,7 @@ class Auditor:
         return None if self._control is None else measure(self._control, self._plan, self._progress, who="control")
 
     def measure_before(self, live: LiveModel) -> Before:
-        """What the model does without its deltas; to be taken once for many edits of it."""
+        """What a model does before the edit, as it is; to be taken once for many edits of it."""
         return before_of(live, self._plan)
 
     def audit(self, live: LiveModel, *, before: Before | None = None, exact: bool = False) -> Audit:
@@ -59,7 +60,7 @@ class Auditor:
 
         Args:
             live: with the deltas that are to be audited.
-            before: of `measure_before`; None measures it, on a copy without the deltas.
+            before: of `measure_before`; None measures a copy without any delta.
             exact: whether the caller took the edit that had taught the facts out and found the weights equal to those
                 of before, by their digest.
 
@@ -67,7 +68,7 @@ class Auditor:
         """
         plan = self._plan
         if before is None:
-            before = self.measure_before(live)
+            before = self.measure_before(unedited(live))
         elif (before.profile, before.seed) != (plan.profile.name, plan.seed):
             raise UsageError(
                 f"`before` was measured with profile {before.profile!r} and seed {before.seed}, the audit has "
@@ -133,5 +134,5 @@ def audit(
 def measure_before(
     live: LiveModel, request: Forgetting, kept: Kept, *, profile: Profile = QUICK, seed: int = 0
 ) -> Before:
-    """What a model does without its deltas, for `Auditor.audit`. Raises UsageError as `audit` does."""
+    """What a model does before the edit, as it is, for `Auditor.audit`. Raises UsageError as `audit` does."""
     return before_of(live, plan_of(request, kept, profile, seed))
