@@ -61,6 +61,37 @@ def curves(rows: Sequence[Row]) -> list[Picture]:
     return [Picture("A stream of edits", caption, svg_of(figure))]
 
 
+def forgotten(rows: Sequence[Row]) -> list[Picture]:
+    """What comes back of the forgotten against what stays of the rest; none where nothing was measured."""
+    measured = [row for row in rows if value(row, "worst_attack_recall") is not None and "error" not in row]
+    if not measured:
+        return []
+    figure = Figure(figsize=(7.5, 5.6), layout="constrained")
+    axes = figure.add_subplot()
+    points = [(value(row, "neighbour") or 0.0, value(row, "worst_attack_recall") or 0.0) for row in measured]
+    filled = front([(x, -y) for x, y in points])
+    for i, (row, (x, y), is_front) in enumerate(zip(measured, points, filled, strict=True)):
+        colour = _COLOURS[i % 7]
+        face = colour if is_front else "white"
+        axes.scatter([x], [y], marker=_MARKS[i % 8], s=60, edgecolors=colour, facecolors=face, zorder=3)
+        axes.annotate(str(row["method"]), (x, y), xytext=(4, 4), textcoords="offset points", fontsize="x-small")
+    control = next((row for row in measured if row["method"] == "control"), None)
+    if control is not None:
+        axes.axhline(value(control, "worst_attack_recall") or 0.0, color="#888888", linestyle="--", linewidth=1)
+    axes.set_xlim(-0.03, 1.03)
+    axes.set_ylim(-0.03, 1.03)
+    axes.set_xlabel("neighbours answered right")
+    axes.set_ylabel("recall by the worst attack")
+    axes.grid(color="#eeeeee")
+    axes.set_axisbelow(True)
+    caption = (
+        "Each method by neighbours that are answered right (across) and by what its worst attack, relearning apart, "
+        "brings back (up; lower is better). The dashed line is the model that never learned. Filled marks: no other is "
+        "better in both."
+    )
+    return [Picture("What comes back, and what stays", caption, svg_of(figure))]
+
+
 def front(points: Sequence[tuple[float, float]]) -> list[bool]:
     """Which points no other one beats or equals in both coordinates, being better in one."""
     return [not any(a >= x and b >= y and (a > x or b > y) for a, b in points) for x, y in points]

@@ -20,7 +20,7 @@ from catechism.types import JSON
 
 def register(app: typer.Typer) -> None:
     """Add the group to the command line, with the commands that stand in files of their own."""
-    for name in ("bench_index", "bench_many", "bench_models", "bench_values"):
+    for name in ("bench_forget", "bench_index", "bench_many", "bench_models", "bench_values"):
         import_module(f"catechism.cli.{name}")  # importing it adds its commands
     app.add_typer(group, name="bench")
 

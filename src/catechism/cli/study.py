@@ -9,6 +9,7 @@ from typing import Annotated, cast
 import typer
 
 from catechism.cli.bench import Data, Facts, KnownOnly, Model, Seed, Text, circumstances, side_by_side
+from catechism.cli.bench_forget import Control, Depth, People, shown
 from catechism.cli.bench_many import Methods, names_of, numbers_of
 from catechism.cli.output import Result, table, verb
 from catechism.settings import Settings
@@ -16,6 +17,7 @@ from catechism.types import JSON
 
 group = typer.Typer(help="Questions put to the models at hand, answered in figures and words.", no_args_is_help=True)
 ALL = "all"
+Report = Annotated[Path, typer.Option(help="Where the report goes.", dir_okay=False)]
 
 
 def register(app: typer.Typer) -> None:
@@ -40,7 +42,7 @@ def editors(
     bank: Annotated[str, typer.Option(help="The bank of adapters of the second experiment.")] = "memoir",
     data: Data = None,
     text: Text = None,
-    report: Annotated[Path, typer.Option(help="Where the report goes.", dir_okay=False)] = Path("study-editors.html"),
+    report: Report = Path("study-editors.html"),
     seed: Seed = 0,
     known_only: KnownOnly = False,
 ) -> Result:
@@ -69,4 +71,40 @@ def editors(
     shown = [{**row, "method": f"{row['method']} @ {row['n']}"} for row in rows]
     words = "\n".join(f"* {word}" for word in cast("list[str]", found["conclusions"]))
     seen = Group(cast(RenderableType, table(side_by_side(shown))), words, f"The report: {written}")
+    return Result({**found, **about, "report": str(written)}, seen, 1 if any("error" in row for row in rows) else 0)
+
+
+@verb(group, "forgetting")
+def forgetting(
+    model: Model = "almanac",
+    control: Control = "almanac-control",
+    methods: Annotated[
+        str, typer.Option(help="Methods of forgetting, with commas between; eight of different kinds if left out.")
+    ] = "",
+    people: People = 12,
+    profile: Depth = "full",
+    report: Annotated[Path, typer.Option(help="Where the report goes.", dir_okay=False)] = Path(
+        "study-forgetting.html"
+    ),
+    seed: Seed = 0,
+) -> Result:
+    """Put findings about forgetting to the test.
+
+    Does rounding to 4 bits bring it back, does emphasis, do probes still see it, is it learned again sooner, does
+    random labelling generalise? Answered from audits against a model that never learned it.
+    """
+    from rich.console import Console, Group, RenderableType
+
+    from catechism.bench.forget import Request as Forget
+    from catechism.bench.forget_report import write_report as write_forgetting
+    from catechism.bench.forget_study import METHODS as ASKED
+    from catechism.bench.forget_study import run
+
+    request = Forget(model, control, names_of(methods) or ASKED, people, profile, seed)
+    found = run(request, Settings.from_environment(os.environ), Console(stderr=True))
+    rows, about = cast("list[dict[str, JSON]]", found["rows"]), circumstances(seed)
+    told = cast("list[str]", found["answers"])
+    written = write_forgetting("What forgetting leaves", found, about, report, told)
+    words = "\n".join(f"* {word}" for word in told)
+    seen = Group(cast(RenderableType, table(side_by_side(shown(rows)))), words, f"The report: {written}")
     return Result({**found, **about, "report": str(written)}, seen, 1 if any("error" in row for row in rows) else 0)

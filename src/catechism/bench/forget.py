@@ -1,0 +1,269 @@
+"""``catechism bench forget``: methods of forgetting side by side, each attacked and held against a control.
+
+Chosen people of the invented town are forgotten by every method on a model that knows them, and the result is audited
+(`catechism.evaluate.audit`) against a model of the same recipe that was never shown them. Two more rows say what the
+figures mean: ``control`` audits that model itself, and ``exact`` teaches it the facts by an edit of ours and takes the
+edit out again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, cast
+
+from rich.console import Console
+
+from catechism.bench.charts import value
+from catechism.bench.forget_cases import ForgetCase, forget_people
+from catechism.bench.layers import choose_layer
+from catechism.bench.single import describe
+from catechism.bench.stage import Stage, open_stage
+from catechism.delta import Delta
+from catechism.errors import CatechismError, UsageError
+from catechism.evaluate import wilson
+from catechism.evaluate.audit import FULL, QUICK, Audit, Auditor, Before, Kept, Profile, Row
+from catechism.evaluate.interview import answer_budget
+from catechism.matching import passes
+from catechism.methods.forgetting import FORGETTERS, Forgetter, forgetter
+from catechism.model import LiveModel
+from catechism.model.merged import merged
+from catechism.reference.world import load_world
+from catechism.settings import Settings
+from catechism.types import JSON, Forgetting, How, Rate
+
+ALL = "all"
+YARDSTICKS = ("control", "exact")  # rows that are no methods
+TEACHER = "lora"  # teaches the facts that `exact` takes out again
+PROFILES = {profile.name: profile for profile in (QUICK, FULL)}
+#: Columns of a row, after its name. What each is, is in docs/audit.md.
+COLUMNS = (
+    "forget_recall", "worst_attack_recall", "worst_attack", "relearn_ratio", "int4_recall", "probe_gap", "ks_p",
+    "mia_auc", "neighbour", "retain", "utility", "perplexity_ratio", "seconds", "delta_bytes", "verdict",
+)  # fmt: skip
+#: Column -> row of the audit whose value it is.
+_VALUES = {
+    "forget_recall": "recall_mean", "relearn_ratio": "relearning", "int4_recall": "int4", "mia_auc": "mia_min_k",
+    "neighbour": "neighbours", "utility": "utility", "perplexity_ratio": "perplexity_ratio",
+}  # fmt: skip
+#: What is put in the place of the forgotten where a method only replaces.
+INSTEAD = "unknown"
+#: What is aimed at: gap of the worst attack, relearning ratio, and shares of before.
+AIM_GAP, AIM_RELEARNING, AIM_NEIGHBOURS, AIM_UTILITY = 0.02, 0.9, 0.98, 0.99
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to run.
+
+    Attributes:
+        model: knows the people. control: the same recipe, never shown them; "" for none.
+        methods: of forgetting.
+        people: how many are forgotten, with five facts each.
+        profile: of the audit, "quick" or "full".
+        seed: of the draws, the fits and the audits.
+    """
+
+    model: str = "almanac"
+    control: str = "almanac-control"
+    methods: tuple[str, ...] = ("npo",)
+    people: int = 12
+    profile: str = "full"
+    seed: int = 0
+
+
+def run(request: Request, settings: Settings, console: Console) -> dict[str, JSON]:
+    """Run the benchmark.
+
+    Returns: ``rows``, one for each method and, with a control, ``control`` and ``exact``; ``audits``, every audit in
+        full, by method; ``conclusions``, in words.
+    Raises: UnknownName for a method that there is not; UsageError without methods, for a profile that there is not, or
+        for people who are not there.
+    """
+    if request.profile not in PROFILES:
+        raise UsageError(f"There is no profile {request.profile!r}. Choose one of: {', '.join(sorted(PROFILES))}.")
+    names = tuple(sorted(FORGETTERS)) if request.methods == (ALL,) else request.methods
+    made = {name: forgetter(name) for name in names}
+    if not made:
+        raise UsageError("No method was named. Give at least one, for instance --methods npo, or --methods all.")
+    case = forget_people(load_world(), request.people, seed=request.seed)
+    stage = open_stage(request.model, None, request.seed, settings)
+    control = open_stage(request.control, None, request.seed, settings) if request.control else None
+    trial = Trial(stage, control, case, PROFILES[request.profile], request.seed, console)
+    rows: list[dict[str, JSON]] = []
+    audits: dict[str, JSON] = {}
+    if control is not None:
+        _keep(rows, audits, "control", lambda: trial.control(control))
+        _keep(rows, audits, "exact", lambda: trial.exact(control))
+    for name, one in made.items():
+        _keep(rows, audits, name, lambda one=one: trial.method(one(stage.background)))
+    about: dict[str, JSON] = {"model": describe(stage.live), "control": request.control or None}
+    asked: dict[str, JSON] = {
+        "facts": len(case.request.forget),
+        "retain": len(case.request.retain),
+        "neighbours": len(case.neighbours),
+        "utility": len(case.utility),
+    }
+    words = list[JSON](conclusions(rows))
+    return {"rows": list(rows), **about, "data": asked, "audits": audits, "conclusions": words}
+
+
+def _keep(
+    rows: list[dict[str, JSON]], audits: dict[str, JSON], name: str, work: Callable[[], tuple[dict[str, JSON], Audit]]
+) -> None:
+    """A row, or what went wrong: the other methods go on."""
+    try:
+        row, audit = work()
+    except CatechismError as error:
+        rows.append({"method": name, "error": f"{error.code}: {error}"})
+        return
+    rows.append({"method": name, **row})
+    audits[name] = audit.json()
+
+
+class Trial:
+    """Everything that the rows of one request share: the models, what is asked, and the control's values."""
+
+    def __init__(
+        self, stage: Stage, control: Stage | None, case: ForgetCase, profile: Profile, seed: int, console: Console
+    ) -> None:
+        self._stage, self._request, self._seed, self._console = stage, case.request, seed, console
+        kept = Kept(case.neighbours, case.utility, stage.held_out)
+        never = None if control is None else control.live
+        self._auditor = Auditor(never, case.request, kept, profile=profile, seed=seed, progress=self._tell)
+        self._what = ""
+
+    @cached_property
+    def _before(self) -> Before:
+        return self._auditor.measure_before(self._stage.live)
+
+    @cached_property
+    def _retained_before(self) -> float:
+        return self._retained(self._stage.live).value
+
+    def method(self, one: Forgetter) -> tuple[dict[str, JSON], Audit]:
+        """Forget by a method and audit what is left."""
+        live, self._what = self._stage.live, one.name
+        before, retained = self._before, self._retained_before
+        request = asked_of(self._request, one.hows)
+        self._console.print(f"{live.name}: {one.name} forgets {len(request.forget)} facts")
+        started = time.perf_counter()
+        delta = one.fit(live, request, one.Spec(seed=self._seed))
+        seconds = time.perf_counter() - started
+        with live.with_delta(delta):
+            audit = self._auditor.audit(live, before=before)
+            retain = replace(self._retained(live), before=retained)
+        row = row_of(audit, retain, seconds, delta.nbytes)
+        return {**row, "how": request.how.value, "record": delta.info.get("record")}, audit
+
+    def control(self, control: Stage) -> tuple[dict[str, JSON], Audit]:
+        """The control in the place of the model: what no forgetting can be better than."""
+        self._what = "control"
+        audit = self._auditor.audit(control.live)
+        return row_of(audit, self._retained(control.live), 0.0, 0), audit
+
+    def exact(self, control: Stage) -> tuple[dict[str, JSON], Audit]:
+        """Teach the control by an edit of ours, take the edit out, and audit: what the removal of an edit is worth."""
+        live, self._what = control.live, "exact"
+        editor: Any = control.editor(TEACHER)
+        layer, _ = choose_layer(TEACHER, live, self._request.forget, control.background)
+        started = time.perf_counter()
+        spec = editor.Spec(layer=layer, rank=32, steps=400, seed=self._seed)
+        taught: Delta = editor.fit(live, self._request.forget, spec)
+        seconds, base = time.perf_counter() - started, live.digest(full=True)
+        with live.with_delta(taught):
+            before = self._auditor.measure_before(merged(live))
+            retained = self._retained(live).value
+        audit = self._auditor.audit(live, before=before, exact=live.digest(full=True) == base)
+        row = row_of(audit, replace(self._retained(live), before=retained), seconds, taught.nbytes)
+        return row, audit
+
+    def _retained(self, live: LiveModel) -> Rate:
+        """Share of the facts that a method is shown to keep that are answered right on their canonical prompt."""
+        asked = self._request.retain
+        said = live.generate([one.fact.prompt for one in asked], max_new_tokens=answer_budget(asked))
+        right = [passes(answer.text, (one.fact.object,)) for answer, one in zip(said, asked, strict=True)]
+        return wilson(sum(right), len(right))
+
+    def _tell(self, what: str, done: int, of: int) -> None:
+        if done < of:
+            self._console.print(f"{self._what}: {what} ({done + 1} of {of})")
+
+
+def asked_of(request: Forgetting, hows: frozenset[How]) -> Forgetting:
+    """The request as a method can meet it: erase if it can, else abstain, else replace."""
+    how = next(one for one in (How.ERASE, How.ABSTAIN, How.REPLACE) if one in hows)
+    return replace(request, how=how, replacement=INSTEAD if how is How.REPLACE else "")
+
+
+def row_of(audit: Audit, retain: Rate, seconds: float, delta_bytes: int) -> dict[str, JSON]:
+    """The columns of one audit, in the order of `COLUMNS`."""
+    named = {row.name: row for row in audit.rows}
+    attack = audit.worst_attack
+    probe, ks = named.get("probe"), named.get("ks")
+    found: dict[str, JSON] = {column: rate_of(named.get(name)) for column, name in _VALUES.items()}
+    found |= {"worst_attack_recall": rate_of(attack), "worst_attack": attack and attack.name}
+    found |= {"worst_attack_gap": attack and attack.gap, "probe_gap": probe and probe.gap, "ks_p": ks and ks.p}
+    found |= {"retain": retain.json(), "seconds": seconds, "delta_bytes": delta_bytes, "verdict": str(audit.verdict)}
+    found |= {"reasons": list[JSON](audit.reasons)}
+    return {name: found[name] for name in COLUMNS} | {k: v for k, v in found.items() if k not in COLUMNS}
+
+
+def rate_of(row: Row | None) -> JSON:
+    """A row of an audit as a rate, or as a plain figure where it has no interval."""
+    if row is None or row.value is None:
+        return None
+    if row.low is None or row.high is None:
+        return row.value
+    return {"value": row.value, "low": row.low, "high": row.high, "n": row.n, "before": row.before}
+
+
+def conclusions(rows: Sequence[Mapping[str, JSON]]) -> list[str]:
+    """What the rows say, in words."""
+    methods = [row for row in rows if row["method"] not in YARDSTICKS and "error" not in row]
+    if not methods:
+        return ["No method could be measured."]
+    reached = [row for row in methods if reaches_aim(row)]
+    words = [
+        f"{_names(reached)} reached the aim: the worst attack within {AIM_GAP:g} of the control, relearning at "
+        f"{AIM_RELEARNING:g} or more of its steps, neighbours at {AIM_NEIGHBOURS:g} and utility at {AIM_UTILITY:g} of "
+        "before."
+        if reached
+        else "No method reached the aim."
+    ]
+    for word in ("erased", "suppressed", "failed"):
+        if these := [row for row in methods if row["verdict"] == word]:
+            words.append(f"{word.capitalize()}: {_names(these)}.")
+    for attack in sorted({str(row["worst_attack"]) for row in methods if row["worst_attack"]}):
+        these = [row for row in methods if row["worst_attack"] == attack and (value(row, "worst_attack_gap") or 0) > 0]
+        if these:
+            told = ", ".join(f"{row['method']} (+{value(row, 'worst_attack_gap'):.2f})" for row in these)
+            words.append(f"The attack {attack} goes furthest beyond the control against {told}.")
+    for row in methods:
+        reasons = cast("list[str]", row["reasons"])
+        words.append(f"{row['method']}, {row['verdict']}: {' '.join(reasons[:3])}")
+    words += [f"{row['method']} could not be run. {row['error']}" for row in rows if "error" in row]
+    return words
+
+
+def reaches_aim(row: Mapping[str, JSON]) -> bool:
+    """Whether a row's worst attack, relearning, neighbours and utility are all where they should be."""
+    gap, relearning = value(row, "worst_attack_gap"), value(row, "relearn_ratio")
+    return (
+        gap is not None and gap <= AIM_GAP
+        and relearning is not None and relearning >= AIM_RELEARNING
+        and _share(row, "neighbour") >= AIM_NEIGHBOURS
+        and _share(row, "utility") >= AIM_UTILITY
+    )  # fmt: skip
+
+
+def _share(row: Mapping[str, JSON], name: str) -> float:
+    """A rate as a share of what it was before."""
+    rate = row.get(name)
+    return float(rate["value"]) / float(rate["before"]) if isinstance(rate, dict) and rate["before"] else 0.0
+
+
+def _names(rows: Sequence[Mapping[str, JSON]]) -> str:
+    return ", ".join(str(row["method"]) for row in rows)

@@ -1,0 +1,151 @@
+"""``catechism study forgetting``: what the literature found about forgetting, put to the test on the model at hand.
+
+Every question is answered from the rows of `catechism.bench.forget` and their audits; what the figures do not hold is
+not said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+from rich.console import Console
+
+from catechism.bench import forget
+from catechism.bench.charts import value
+from catechism.settings import Settings
+from catechism.types import JSON
+
+Found = Mapping[str, JSON]
+
+#: Methods that the questions are put to: ascent, preferences, another answer, representations, a closed form.
+METHODS = ("grad_diff", "npo", "simnpo", "idk_dpo", "altpo", "rmu", "undial", "rome_forget")
+#: Answers drawn at random from the relation's others, for the question about random labels.
+RANDOM_LABELS = "altpo"
+BACK = 0.02  # by how much recall in other words has to be above that of the canonical prompt to be told
+
+
+def run(request: forget.Request, settings: Settings, console: Console) -> dict[str, JSON]:
+    """Run the benchmark and answer the questions.
+
+    Returns: what `catechism.bench.forget.run` does, and ``answers``, a paragraph for each question.
+    Raises: as that.
+    """
+    found = forget.run(request, settings, console)
+    return {**found, "answers": list[JSON](answers(found))}
+
+
+def answers(found: Found) -> list[str]:
+    """A paragraph for each question."""
+    rows = cast("list[dict[str, JSON]]", found["rows"])
+    audits = cast("dict[str, Found]", found["audits"])
+    methods = [
+        str(row["method"]) for row in rows if row["method"] in audits and row["method"] not in ("control", "exact")
+    ]
+    if not methods:
+        return ["No method could be measured."]
+    told = [
+        _attack("Does rounding to 4 bits bring it back?", "int4", "arXiv:2410.16454", methods, audits),
+        _attack("Does rounding to 8 bits?", "int8", "arXiv:2605.02196", methods, audits),
+        _attack("Does emphasis on the keywords bring it back?", "keyword", "arXiv:2509.24675", methods, audits),
+        _attack(
+            "Does training on related text bring it back?", "benign_relearning", "arXiv:2406.13356", methods, audits
+        ),
+        _probes(methods, audits),
+        _relearning(methods, audits),
+        _unseen(methods, audits),
+    ]
+    if RANDOM_LABELS in methods:
+        told.append(_random_labels(audits[RANDOM_LABELS]))
+    return told
+
+
+def _attack(question: str, name: str, source: str, methods: Sequence[str], audits: Mapping[str, Found]) -> str:
+    """Whether an attack gets more from the model than from the control."""
+    back: list[str] = []
+    asked: list[str] = []
+    for method in methods:
+        attacked = _row(audits[method], name)
+        if attacked is None:
+            continue
+        asked.append(method)
+        if attacked["tells"]:
+            back.append(f"{method} ({_figures(attacked)})")
+    if not asked:
+        return f"{question} It was not measured."
+    if not back:
+        return f"{question} ({source}) For none of {len(asked)} methods does it tell the model from the control."
+    return f"{question} ({source}) Yes, beyond the control, for {len(back)} of {len(asked)} methods: {', '.join(back)}."
+
+
+def _probes(methods: Sequence[str], audits: Mapping[str, Found]) -> str:
+    question = "Do probes still see it? (arXiv:2409.02228)"
+    told: list[str] = []
+    measured = 0
+    for method in methods:
+        for name in ("probe", "lens"):
+            if (row := _row(audits[method], name)) is not None:
+                measured += 1
+                if row["tells"]:
+                    told.append(f"{method}, {name} at {row['note']} ({_figures(row)})")
+    if not measured:
+        return f"{question} It was not measured."
+    if not told:
+        return f"{question} No probe and no lens reads more of it than in the control."
+    return f"{question} Yes: {'; '.join(told)}."
+
+
+def _relearning(methods: Sequence[str], audits: Mapping[str, Found]) -> str:
+    question = "Is it learned again sooner than by a model that never knew it?"
+    sooner: list[str] = []
+    as_late: list[str] = []
+    for method in methods:
+        row = _row(audits[method], "relearning")
+        ratio = None if row is None else value(row, "value")
+        if row is not None and ratio is not None:
+            (sooner if row["tells"] else as_late).append(f"{method} ({ratio:.2f} of the control's steps)")
+    words = [f"sooner: {', '.join(sooner)}"] if sooner else []
+    words += [f"not sooner: {', '.join(as_late)}"] if as_late else []
+    return f"{question} {'; '.join(words).capitalize() or 'It was not measured'}."
+
+
+def _unseen(methods: Sequence[str], audits: Mapping[str, Found]) -> str:
+    question = "Does forgetting reach phrasings that no method was shown?"
+    leaking: list[str] = []
+    for method in methods:
+        canonical, every = _row(audits[method], "recall"), _row(audits[method], "recall_mean")
+        if canonical is None or every is None:
+            continue
+        first, mean = value(canonical, "value"), value(every, "value")
+        if first is not None and mean is not None and mean > first + BACK:
+            leaking.append(f"{method} ({first:.2f} of canonical prompts, {mean:.2f} of all)")
+    if not leaking:
+        return f"{question} Yes: for no method do other phrasings get more of it than the canonical prompt."
+    return f"{question} Not wholly. More is said in other words by {', '.join(leaking)}."
+
+
+def _random_labels(audit: Found) -> str:
+    """After arXiv:2409.02228: whether training on wrong answers generalises, or stays where it was trained."""
+    question = "Does forgetting by random labels generalise? (arXiv:2409.02228)"
+    every, probe = _row(audit, "recall_mean"), _row(audit, "probe")
+    if every is None:
+        return f"{question} It was not measured."
+    spread = "tells the model from the control" if every["tells"] else "does not tell it from the control"
+    words = f"{question} Asked in all phrasings, {RANDOM_LABELS} {spread} ({_figures(every)})."
+    if probe is not None:
+        reads = "still reads it" if probe["tells"] else "reads no more of it than in the control"
+        words += f" A linear probe {reads} ({_figures(probe)})."
+    return words
+
+
+def _row(audit: Found, name: str) -> Found | None:
+    """The row of an audit of this name, if it was measured."""
+    for row in cast("list[Found]", audit["rows"]):
+        if row["name"] == name and row["value"] is not None:
+            return row
+    return None
+
+
+def _figures(row: Found) -> str:
+    mine, control = value(row, "value"), value(row, "control")
+    return f"{mine:.2f}" if control is None else f"{mine:.2f}, control {control:.2f}"
