@@ -86,13 +86,15 @@ class _Regression:
     """
 
     def __init__(self, K: Float[Tensor, "r d_in"], w: Float[Tensor, " r"], normal: Tensor, d_out: int) -> None:
-        self._K, self._w, self._L = K.double(), w.double()[:, None], cholesky(normal)
+        self._K, self._w = K.double(), w.double()[:, None]
         self.V = torch.zeros(len(K), d_out, dtype=K.dtype, device=K.device)
         self._few = len(K) < K.shape[1]
+        L = cholesky(normal)
         if self._few:
-            self._reach = torch.cholesky_solve((self._w * self._K).T, self._L)  # N^-1 K^T W, (d_in, r)
+            self._reach = torch.cholesky_solve((self._w * self._K).T, L)  # N^-1 K^T W, (d_in, r)
             self._among = self._K @ self._reach
         else:
+            self._inverse = torch.cholesky_inverse(L)  # multiplied by at every step, which is quicker than to solve
             self._right = torch.zeros(K.shape[1], d_out, dtype=torch.float64, device=K.device)  # K^T W V
             self._update = self._right
 
@@ -101,7 +103,7 @@ class _Regression:
         self.V[rows] += step
         if not self._few:
             self._right = self._right + self._K[rows].T @ (self._w[rows] * step.double())
-            self._update = torch.cholesky_solve(self._right, self._L)
+            self._update = self._inverse @ self._right
 
     def outputs(self, rows: Int[Tensor, " s"]) -> Float[Tensor, "s d_out"]:
         """``D k`` of some rows."""
