@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +51,7 @@ class Adapters:
         generator = torch.Generator().manual_seed(seed)
         self._factors: dict[str, tuple[Tensor, Tensor]] = {}
         self._starts: dict[str, tuple[Tensor, Tensor]] = {}
-        self._still = False
+        self._scale = 1.0
         for address in self._modules:
             matrix = live.anatomy.matrix(address)
             d_out, d_in = matrix.shape
@@ -83,14 +83,14 @@ class Adapters:
                 own[1].copy_(B)
             self._starts[address] = own[0].detach().clone(), own[1].detach().clone()
 
-    def parts(self) -> dict[str, LowRank]:
-        """The changes as the parts of a delta."""
+    def parts(self, scale: float = 1.0) -> dict[str, LowRank]:
+        """The changes, times a number, as the parts of a delta."""
         parts: dict[str, LowRank] = {}
         for address, (A, B) in self._factors.items():
             if address in self._starts:
                 A_0, B_0 = self._starts[address]
                 A, B = torch.cat([A, -A_0], dim=1), torch.cat([B, B_0])
-            parts[address] = LowRank(A.detach().cpu().clone(), B.detach().cpu().clone())
+            parts[address] = LowRank((scale * A.detach()).cpu(), B.detach().cpu().clone())
         return parts
 
     @contextmanager
@@ -109,25 +109,32 @@ class Adapters:
                     B: Tensor = B,
                     start: tuple[Tensor, Tensor] | None = start,
                 ) -> Tensor:
-                    if self._still:
+                    if self._scale == 0:
                         return out
                     given = args[0].to(B.dtype)
                     more = given @ B.T @ A.T
                     if start is not None:
                         more = more - given @ start[1].T @ start[0].T
-                    return out + more.to(out.dtype)
+                    return out + (more if self._scale == 1 else self._scale * more).to(out.dtype)
 
                 stack.callback(module.register_forward_hook(add).remove)
             yield
 
     @contextmanager
-    def still(self) -> Iterator[None]:
-        """Add nothing in the forward passes of the body, where the changes are attached: the model as it was."""
-        before, self._still = self._still, True
+    def scaled(self, scale: float) -> Iterator[None]:
+        """Add this much of the changes in the forward passes of the body, where they are attached.
+
+        The factors and the parts are not touched.
+        """
+        before, self._scale = self._scale, scale
         try:
             yield
         finally:
-            self._still = before
+            self._scale = before
+
+    def still(self) -> AbstractContextManager[None]:
+        """Add nothing in the forward passes of the body, where the changes are attached: the model as it was."""
+        return self.scaled(0)
 
     @torch.enable_grad()
     def descend(self, losses: Callable[[], Iterable[Tensor]], *, steps: int, lr: float) -> None:

@@ -49,7 +49,8 @@ class Material:
         forget: rows whose answers are forgotten.
         before: what the model said of them.
         level: how far to go.
-        retain: rows whose answers stay; None where there are none.
+        retain: rows that stay; None where there are none.
+        true: how many of these, the first ones, have an answer that is true; the others are about made-up names.
         instead: the rows of `forget`, in the same order, with other answers; None where no method asks for them.
         instead_before: what the model said of those.
         wanted: whether the other answers are what the model must say from now on.
@@ -59,6 +60,7 @@ class Material:
     before: Before
     level: Level
     retain: Rows | None = None
+    true: int = 0
     instead: Rows | None = None
     instead_before: Before | None = None
     wanted: bool = False
@@ -101,36 +103,41 @@ def as_rows(live: LiveModel, lines: Sequence[Line]) -> Rows:
     return Rows(live, [line.prompt for line in lines], [line.answer for line in lines])
 
 
+def stranger_lines(lines: Sequence[Line], request: Forgetting, *, each: int, seed: int) -> list[list[Line]]:
+    """Every line with made-up names in its subject's place, `each` of them, half of either sort.
+
+    None for a line that does not hold its subject.
+    """
+    rng = random.Random(f"names-{seed}")
+    known = list(dict.fromkeys(one.fact.subject for one in (*request.forget, *request.retain)))
+    found: list[list[Line]] = []
+    for line in lines:
+        subject = line.catechism.fact.subject
+        n = each if subject and subject in line.prompt else 0
+        names = [made_up_name(subject, known, rng, joined=i % 2 == 0) for i in range(n)]
+        found.append([Line(line.prompt.replace(subject, name), line.answer, line.catechism) for name in names])
+    return found
+
+
 def estimated_level(live: LiveModel, lines: Sequence[Line], request: Forgetting, seed: int) -> Level:
     """What the model says of made-up names in the place of the subjects, a level for every line.
 
     A line that does not hold its subject gets the mean of the others.
 
-    Raises: BadSpec where no line holds its subject.
+    Raises: BadSpec where no line does.
     """
-    rng = random.Random(f"names-{seed}")
-    known = list(dict.fromkeys(one.fact.subject for one in (*request.forget, *request.retain)))
-    owners, prompts, answers = [], [], []
-    for number, line in enumerate(lines):
-        subject = line.catechism.fact.subject
-        if not subject or subject not in line.prompt:
-            continue
-        for i in range(NAMES):
-            name = made_up_name(subject, known, rng, joined=i % 2 == 0)
-            owners.append(number)
-            prompts.append(line.prompt.replace(subject, name))
-            answers.append(line.answer)
+    strangers = stranger_lines(lines, request, each=NAMES, seed=seed)
+    owners = [number for number, some in enumerate(strangers) for _ in some]
     if not owners:
         raise BadSpec(
             "No prompt holds its subject, so nothing tells how likely an answer is to a model that never learned it. "
             "Give `level`, a probability per token."
         )
-    found = Rows(live, prompts, answers).before(live)
-    total = torch.zeros(len(lines), device=found.mean.device).index_add(
-        0, torch.tensor(owners, device=found.mean.device), found.mean.float()
-    )
-    counted = torch.bincount(torch.tensor(owners, device=total.device), minlength=len(lines))
-    rows = torch.where(counted > 0, total / counted.clamp_min(1), found.mean.float().mean())
+    found = as_rows(live, [line for some in strangers for line in some]).before(live)
+    mean, owner = found.mean.float(), torch.tensor(owners, device=found.mean.device)
+    counted = torch.bincount(owner, minlength=len(strangers))
+    total = mean.new_zeros(len(strangers)).index_add(0, owner, mean)
+    rows = torch.where(counted > 0, total / counted.clamp_min(1), mean.mean())
     return Level(rows, float(found.first_choice.float().mean()))
 
 
@@ -155,6 +162,10 @@ def material(
         level = estimated_level(live, lines, request, training.seed)
     else:
         level = Level(torch.full((len(lines),), math.log(training.level), device=live.device), 1.0)
+    true = len(kept)
+    if kept and training.keep == "kl":  # there is nothing to say of strangers that an answer could be held to
+        for some in stranger_lines(lines, request, each=training.strangers, seed=training.seed + 1):
+            kept += some
     retain = as_rows(live, kept) if kept else None
     other = None if instead is None else Rows(live, [line.prompt for line in lines], instead)
     return Material(
@@ -162,6 +173,7 @@ def material(
         forget.before(live),
         level,
         retain,
+        true,
         other,
         None if other is None else other.before(live),
         wanted=request.how is not How.ERASE,

@@ -115,9 +115,15 @@ class Rows:
         """Tokens of all answers together."""
         return sum(end - start for start, end in self._spans)
 
+    def inputs(
+        self, live: LiveModel, numbers: Sequence[int]
+    ) -> tuple[dict[str, Int[Tensor, "b t"]], Bool[Tensor, "b t"]]:
+        """Some of the rows as arguments of a forward pass, and which of their tokens are neither padding nor prefix."""
+        return live.pad_windows([self._rows[i] for i in numbers])
+
     def asked(self, live: LiveModel, numbers: Sequence[int]) -> TargetTokens:
         """Some of the rows, laid out as a batch."""
-        inputs, _ = live.pad_windows([self._rows[i] for i in numbers])
+        inputs, _ = self.inputs(live, numbers)
         places = [(row, t) for row, i in enumerate(numbers) for t in range(*self._spans[i])]
         rows, following = torch.tensor(places, device=live.device).T
         return TargetTokens(inputs, rows, following - 1, inputs["input_ids"][rows, following])
@@ -141,25 +147,23 @@ class Rows:
 
 
 class Remembered:
-    """The distributions that a model gives at the places of rows: each is computed when first asked for, and kept.
+    """The distributions that a model gives at the places of rows, computed once, when first asked for.
 
-    Where all of them together are too large to keep they are computed every time.
+    All rows are computed then, always in the same batches: what is remembered must not depend on when it is asked for,
+    or a fit that goes on from a checkpoint would differ in its last bits. Where all of them together are too large to
+    keep, every question is answered anew.
     """
 
     def __init__(self, rows: Rows) -> None:
         self._rows = rows
-        self._known: dict[int, Float[Tensor, "k v"]] = {}
+        self._known: list[Float[Tensor, "k v"]] = []
 
     @torch.no_grad()
     def of(self, live: LiveModel, numbers: Sequence[int]) -> Float[Tensor, "k v"]:
-        """Log-probabilities at the places of these rows. The model has to be the one it was when they were first asked
-        for."""
-        missing = [i for i in dict.fromkeys(numbers) if i not in self._known]
-        found = dict(self._known)
-        for start in range(0, len(missing), CHUNK):
-            some = missing[start : start + CHUNK]
-            said = self._rows.said(live, some)
-            found |= zip(some, said.logprobs.split(said.lengths.long().tolist()), strict=True)
-            if self._rows.places * said.logprobs.shape[1] <= MOST_KEPT:
-                self._known = found
-        return torch.cat([found[i] for i in numbers])
+        """Log-probabilities at the places of these rows. The model has to be the one it was when first asked about."""
+        if self._rows.places * live.model.config.get_text_config().vocab_size > MOST_KEPT:
+            return self._rows.said(live, numbers).logprobs
+        for start in range(len(self._known), len(self._rows), CHUNK):
+            said = self._rows.said(live, range(start, min(start + CHUNK, len(self._rows))))
+            self._known += said.logprobs.split(said.lengths.long().tolist())
+        return torch.cat([self._known[i] for i in numbers])

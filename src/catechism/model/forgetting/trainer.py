@@ -6,8 +6,9 @@ made-up names, and where another answer is wanted, that is said. And what was to
 before still are. A run that forgot too much with the rest goes on to mend it. Of the runs that forgot so far the one
 that kept most is taken; where none did, the one that forgot most, and `Trained.reached` is false.
 
-A row that has come down to its level is let go, unless the settings say otherwise: steps draw from those that had not
-at the last look, and a row that has at a step adds nothing to that step.
+In the end the change is scaled down as far as the level allows. A row that has come down to its level is let go, unless
+the settings say otherwise: steps draw from those that had not at the last look, and a row that has at a step adds
+nothing to that step.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from catechism.types import JSON
 
 SPOKEN = 0.95  # share of the rows to which another answer, where one is wanted, has to be the first choice
 KEPT = 0.99  # share of the first choices among kept rows at which a run may end
+HALVINGS = 5  # of the share of a change that is kept in the end
 KEPT_ROWS = 96  # kept rows that are looked at, drawn once
 
 
@@ -123,7 +125,7 @@ class _Fit:
         self._looked_at: list[int] = []
         if material.retain is not None:
             self._remembered["retain"] = Remembered(material.retain)
-            rows = range(len(material.retain))
+            rows = range(material.true or len(material.retain))
             self._looked_at = sorted(random.Random("kept").sample(rows, min(KEPT_ROWS, len(rows))))
             self._kept_before = material.retain.before(live, self._looked_at)
         if checkpoint is not None and (found := read_cached(*checkpoint)) is not None:
@@ -163,7 +165,10 @@ class _Fit:
                     if self._watch is not None:
                         level = float(self._material.level.rows.mean())
                         self._watch(Progress(number + 1, runs, at, training.steps, looked["mean"], level))
-        self._end(adapters, {"rate": rate, "alpha": alpha, "taken": at, **looked, "steps": steps})
+            scale, looked = self._settled(adapters, looked)
+        self._end(
+            adapters, scale, {"rate": rate, "alpha": alpha, "taken": at, **looked, "scale": scale, "steps": steps}
+        )
 
     def _step(
         self, adapters: Adapters, moments: Moments, state: dict[str, float], at: int, with_: tuple[float, float]
@@ -194,8 +199,8 @@ class _Fit:
             forgotten.append(order[i])
         if self._material.retain is None:
             return tuple(forgotten), ()
-        rng = random.Random(f"retain-{training.seed}-{at}")
-        return tuple(forgotten), tuple(rng.choices(range(len(self._material.retain)), k=training.batch))
+        rng, rows = random.Random(f"retain-{training.seed}-{at}"), range(len(self._material.retain))
+        return tuple(forgotten), tuple(rng.choices(rows, k=training.batch * training.beside))
 
     def _trained(self) -> frozenset[str] | None:
         """The matrices to train; half of them, at least one in every block, where the settings ask for it."""
@@ -216,16 +221,18 @@ class _Fit:
         of before that still are, and log-probability per token that was lost."""
         now = self._material.forget.before(self._live)
         found = {"mean": float(now.mean.mean()), "share": float(now.first_choice.float().mean())}
-        if self._training.let_go:
-            known = (now.mean > self._material.level.rows) | now.first_choice
-            self._open = known.nonzero()[:, 0].tolist() or list(range(len(known)))
+        known = (now.mean > self._material.level.rows) | now.first_choice
         if self._material.wanted and self._material.instead is not None:
             said = self._material.instead.before(self._live)
             found["spoken"] = float(said.first_choice.float().mean())
+            known |= ~said.first_choice
+        if self._training.let_go:
+            self._open = known.nonzero()[:, 0].tolist() or list(range(len(known)))
         if self._material.retain is not None:
             kept, before = self._material.retain.before(self._live, self._looked_at), self._kept_before
-            still = (kept.first_choice & before.first_choice).sum() / before.first_choice.sum().clamp_min(1)
-            found |= {"kept": float(still), "lost": float((before.mean - kept.mean).clamp_min(0).mean())}
+            known_before = int(before.first_choice.sum())
+            still = int((kept.first_choice & before.first_choice).sum()) / known_before if known_before else 1.0
+            found |= {"kept": still, "lost": float((before.mean - kept.mean).clamp_min(0).mean())}
         return found
 
     def _done(self, looked: dict[str, Any]) -> bool:
@@ -236,11 +243,27 @@ class _Fit:
         low = looked["mean"] <= float(level.rows.mean()) and looked["share"] <= level.share
         return low and looked.get("spoken", 1.0) >= SPOKEN
 
-    def _end(self, adapters: Adapters, outcome: dict[str, Any]) -> None:
+    def _settled(self, adapters: Adapters, looked: dict[str, Any]) -> tuple[float, dict[str, Any]]:
+        """The least share of the change that still does, by bisection, and how things are with it.
+
+        A descent overshoots between two looks, and what it does beyond the level is harm to what stays.
+        """
+        least, enough = 0.0, 1.0
+        for _ in range(HALVINGS if self._reached(looked) else 0):
+            middle = (least + enough) / 2
+            with adapters.scaled(middle):
+                found = self._look()
+            if self._reached(found):
+                enough, looked = middle, found
+            else:
+                least = middle
+        return enough, looked
+
+    def _end(self, adapters: Adapters, scale: float, outcome: dict[str, Any]) -> None:
         outcome["reached"] = self._reached(outcome)
         self.outcomes.append(outcome)
         if len(self.outcomes) == 1 or _merit(outcome) > _merit(self.outcomes[self.best]):
-            self.best, self.parts = len(self.outcomes) - 1, adapters.parts()
+            self.best, self.parts = len(self.outcomes) - 1, adapters.parts(scale)
         self._saved = None
         self._write({}, {})
 

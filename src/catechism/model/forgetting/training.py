@@ -19,8 +19,11 @@ class Training:
         rates: learning rates, each of them tried with each of `alphas`.
         alphas: weights of what is kept.
         keep: hold kept rows to their answers ("nll"), or to all that the model said there before ("kl").
+        strangers: rows to keep for every row to forget that ask the same of made-up names, held by "kl": only who is
+            forgotten may be answered otherwise than before. None where nothing is kept.
         steps: most steps of a run.
-        batch: rows to forget in a step; as many rows to keep are drawn beside them.
+        batch: rows to forget in a step.
+        beside: rows to keep that are drawn in a step for every row of `batch`.
         every: steps between two looks at all rows to forget, at which a run may end and is saved.
         level: probability per token that an answer has in a model that never learned it; None estimates it, for every
             row, from what the model says of made-up names.
@@ -33,11 +36,13 @@ class Training:
 
     layers: tuple[int, ...] | None = None
     rank: int = 8
-    rates: tuple[float, ...] = (3e-3,)
-    alphas: tuple[float, ...] = (1.0,)
-    keep: Literal["nll", "kl"] = "nll"
-    steps: int = 120
-    batch: int = 24
+    rates: tuple[float, ...] = (5e-3,)
+    alphas: tuple[float, ...] = (5.0,)
+    keep: Literal["nll", "kl"] = "kl"
+    strangers: int = 3
+    steps: int = 50
+    batch: int = 16
+    beside: int = 2
     every: int = 10
     level: float | None = None
     let_go: bool = True
@@ -45,9 +50,11 @@ class Training:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("rank", "steps", "batch", "every"):
+        for name in ("rank", "steps", "batch", "beside", "every"):
             if getattr(self, name) < 1:
                 raise BadSpec(f"{name}={getattr(self, name)} is too small. Use 1 or more.")
+        if self.strangers < 0:
+            raise BadSpec(f"strangers={self.strangers} is too small. Use 0 or more.")
         if self.layers is not None and not self.layers:
             raise BadSpec("layers is empty, which trains nothing. Name blocks, or give None for all of them.")
         if not self.rates or not all(math.isfinite(rate) and rate > 0 for rate in self.rates):

@@ -1,0 +1,290 @@
+"""The parts that trained forgetting is made of: places, levels, draws, early ends, checkpoints, several side paths."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from catechism.delta import Delta, LowRank
+from catechism.errors import BadSpec
+from catechism.methods.forget.npo import NPO, Spec
+from catechism.model import LiveModel
+from catechism.model.adapters import Adapters
+from catechism.model.background import Background
+from catechism.model.forgetting.material import Material, estimated_level, forget_lines, material, retain_lines
+from catechism.model.forgetting.moments import Moments
+from catechism.model.forgetting.names import made_up_name
+from catechism.model.forgetting.objective import Objective, Step, Terms
+from catechism.model.forgetting.rows import Remembered, Rows
+from catechism.model.forgetting.trainer import Progress, Trained, train
+from catechism.model.forgetting.training import Training
+from catechism.types import Kind, Question
+from tests.methods.forget_requests import FORGET, REQUEST, background, live_model, texts
+
+QUICK: Any = {"steps": 6, "every": 2, "rank": 2, "rates": (1e-2,), "level": 1e-6, "batch": 3}
+
+
+@cache
+def live_of() -> LiveModel:
+    return live_model()
+
+
+@cache
+def rows() -> Material:
+    return material(live_of(), REQUEST, Training(**QUICK))
+
+
+def ascent(step: Step) -> Terms:
+    return {"forget": step.forget.over_tokens(step.forget.chosen), **step.retained()}
+
+
+def bytes_of(trained: Trained) -> list[bytes]:
+    return [x.numpy().tobytes() for _, part in sorted(trained.parts.items()) for x in (part.A, part.B)]
+
+
+# -- rows --------------------------------------------------------------------------------------------------------------
+
+
+def test_only_answer_tokens_are_said_and_their_scores_are_the_models() -> None:
+    live = live_of()
+    prompts, answers = [one.fact.prompt for one in FORGET], [one.fact.object for one in FORGET]
+    found, scores = Rows(live, prompts, answers).before(live), live.score(prompts, answers)
+    assert found.nll.tolist() == pytest.approx([-s.logprob for s in scores], rel=1e-4)
+    assert found.mean.tolist() == pytest.approx([s.mean for s in scores], rel=1e-4)
+    assert found.first_choice.tolist() == [s.argmax_match for s in scores]
+
+
+def test_a_row_says_the_same_alone_and_beside_a_longer_one() -> None:
+    live = live_of()
+    some = Rows(live, [one.fact.prompt for one in FORGET], [one.fact.object for one in FORGET])
+    together, alone = some.said(live, [0, 2]), some.said(live, [0])
+    n = len(alone.tokens)
+    torch.testing.assert_close(together.logprobs[:n], alone.logprobs, atol=1e-4, rtol=1e-4)
+    assert together.order.tolist() == [*range(n), *range(len(together.tokens) - n)]
+
+
+def test_a_closed_row_adds_nothing_and_still_counts_in_the_mean() -> None:
+    live = live_of()
+    said = rows().forget.said(live, [0, 1])
+    both, one = said.nll, replace(said, open=torch.tensor([True, False]))
+    assert float(one.over_rows(both)) == pytest.approx(float(both[0]) / 2)
+    first = said.chosen[said.rows == 0]
+    assert float(one.over_tokens(said.chosen)) == pytest.approx(float(first.sum()) / len(said.chosen), rel=1e-5)
+
+
+def test_a_row_at_its_level_is_closed() -> None:
+    said = rows().forget.said(live_of(), [0, 1])
+    mean = (-said.nll / said.lengths).tolist()
+    opened = said.above(torch.tensor([mean[0] - 0.1, mean[1] + 0.1])).open
+    assert opened.tolist() == [True, bool(said.first_choice[1])]
+
+
+def test_what_is_remembered_is_that_of_the_rows_asked_for_in_any_order() -> None:
+    live = live_of()
+    remembered = Remembered(rows().forget)
+    first = remembered.of(live, [2, 0])
+    torch.testing.assert_close(first, rows().forget.said(live, [2, 0]).logprobs, atol=1e-4, rtol=1e-4)
+    again = remembered.of(live, [0, 1, 0])
+    torch.testing.assert_close(again, rows().forget.said(live, [0, 1, 0]).logprobs, atol=1e-4, rtol=1e-4)
+
+
+# -- material ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_exam_is_not_read_and_what_must_not_move_is_kept() -> None:
+    near = Question("The capital of Peru is", Kind.NEIGHBOUR, ("Lima",))
+    exam = Question("Paris or Rome: France's capital is", Kind.PARAPHRASE, ("Paris",))
+    one = replace(FORGET[0], questions=(*FORGET[0].questions, exam), study=(*FORGET[0].study, near))
+    request = replace(REQUEST, forget=(one,))
+    assert [line.prompt for line in forget_lines(request)] == [one.fact.prompt, FORGET[0].study[0].text]
+    assert ("The capital of Peru is", "Lima") in [(line.prompt, line.answer) for line in retain_lines(request)]
+
+
+def test_made_up_names_have_the_shape_of_the_name_and_are_nobodys() -> None:
+    known = ["Ada Lovelace", "Alan Turing", "Grace Hopper"]
+    for joined in (True, False):
+        for seed in range(20):
+            name = made_up_name("Ada Lovelace", known, random.Random(seed), joined=joined)
+            assert name not in known and len(name.split()) == 2
+    spelled = made_up_name("R2-D2 O'Neil", [], random.Random(0), joined=False)
+    kinds = [(a.isupper(), a.islower(), a.isdigit(), a if not a.isalnum() else "") for a in spelled]
+    assert kinds == [(a.isupper(), a.islower(), a.isdigit(), a if not a.isalnum() else "") for a in "R2-D2 O'Neil"]
+
+
+def test_without_a_subject_in_any_prompt_a_level_has_to_be_given() -> None:
+    nameless = replace(FORGET[0], fact=replace(FORGET[0].fact, prompt="The capital is"), study=())
+    request = replace(REQUEST, forget=(nameless,))
+    with pytest.raises(BadSpec, match="Give `level`"):
+        estimated_level(live_of(), forget_lines(request), request, seed=0)
+    given = material(live_of(), request, Training(**QUICK))
+    assert given.level.rows.tolist() == pytest.approx([math.log(1e-6)])
+
+
+def test_strangers_are_kept_only_by_what_was_said_of_them() -> None:
+    kl = material(live_of(), REQUEST, Training(**QUICK, keep="kl", strangers=2))
+    nll = material(live_of(), REQUEST, Training(**QUICK, keep="nll", strangers=2))
+    assert kl.retain is not None and nll.retain is not None
+    n = len(retain_lines(REQUEST))
+    assert (len(nll.retain), nll.true) == (n, n) and (len(kl.retain), kl.true) == (n + 2 * len(kl.forget), n)
+
+
+# -- the descent -------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_ends_at_the_level_and_is_scaled_down_to_it() -> None:
+    """The level is a little below what the model says, so a few steps are enough."""
+    live = live_of()
+    before = rows().before
+    goal = replace(rows(), level=replace(rows().level, rows=before.mean - 0.3, share=1.0))
+    done = train(live, goal, Objective(ascent), Training(**{**QUICK, "steps": 30, "every": 1}))
+    assert done.reached and done.record["taken"] < 30  # type: ignore[operator]
+    with live.with_delta(Delta(live.base, done.parts)):
+        mean = float(goal.forget.before(live).mean.mean())
+    level = float(goal.level.rows.mean())
+    assert mean <= level + 1e-3
+    assert mean == pytest.approx(done.record["mean"], abs=1e-3)
+    assert mean > level - 0.3  # not far below: over-forgetting is a failure too
+
+
+def test_what_was_never_known_is_left_alone() -> None:
+    known = rows().before
+    goal = replace(rows(), level=replace(rows().level, rows=known.mean + 1, share=1.0))
+    done = train(live_of(), goal, Objective(ascent), Training(**QUICK))
+    assert done.reached and done.record["taken"] == 0
+    assert all(float(part.A.abs().max()) == 0 for part in done.parts.values())
+
+
+def test_a_level_out_of_reach_is_said() -> None:
+    done = train(live_of(), rows(), Objective(ascent), Training(**{**QUICK, "rates": (1e-6,)}))
+    assert not done.reached and done.record["taken"] == 6 and done.record["scale"] == 1.0
+
+
+def test_a_sweep_takes_the_run_that_forgot_and_of_these_the_one_that_kept_most() -> None:
+    goal = replace(rows(), level=replace(rows().level, rows=rows().before.mean - 0.3, share=1.0))
+    settings = Training(**{**QUICK, "steps": 12, "every": 2, "rates": (1e-7, 1e-2), "alphas": (0.0, 10.0)})
+    done = train(live_of(), goal, Objective(ascent), settings)
+    runs: Any = done.record["runs"]
+    assert [(run["rate"], run["alpha"]) for run in runs] == [(1e-7, 0.0), (1e-7, 10.0), (1e-2, 0.0), (1e-2, 10.0)]
+    assert [run["reached"] for run in runs[:2]] == [False, False]
+    able = [run for run in runs if run["reached"]]
+    assert able and done.reached
+    assert done.record["lost"] == min(
+        run["lost"] for run in able if run["kept"] == max(other["kept"] for other in able)
+    )
+
+
+class _KilledError(Exception):
+    pass
+
+
+def kill_at(run: int, step: int) -> Any:
+    def watch(progress: Progress) -> None:
+        if (progress.run, progress.step) == (run, step):
+            raise _KilledError
+
+    return watch
+
+
+@pytest.mark.parametrize(("run", "step"), [(1, 2), (2, 4)])
+def test_a_killed_fit_goes_on_to_the_same_bytes(tmp_path: Path, run: int, step: int) -> None:
+    settings = Training(**QUICK | {"alphas": (0.5, 2.0)})
+    live, file = live_of(), tmp_path / "fit.safetensors"
+
+    def counted(step: Step) -> Terms:
+        step.state["steps"] = step.state.get("steps", 0.0) + 1  # what a method carries has to survive too
+        return {**ascent(step), "state": torch.tensor(step.state["steps"])}
+
+    whole = train(live, rows(), Objective(counted), settings)
+    with pytest.raises(_KilledError):
+        train(live, rows(), Objective(counted), settings, checkpoint=(file, "key"), watch=kill_at(run, step))
+    assert file.is_file()
+    seen: list[Progress] = []
+    resumed = train(live, rows(), Objective(counted), settings, checkpoint=(file, "key"), watch=seen.append)
+    assert bytes_of(resumed) == bytes_of(whole)
+    assert resumed.record == whole.record
+    assert (seen[0].run, seen[0].step) == (run, step + 2) if step < 6 else True
+    assert not file.exists()
+    assert not any(m._forward_hooks for m in live.model.modules())
+
+
+def test_a_checkpoint_of_something_else_is_not_gone_on_from(tmp_path: Path) -> None:
+    file, settings = tmp_path / "fit.safetensors", Training(**QUICK)
+    with pytest.raises(_KilledError):
+        train(live_of(), rows(), Objective(ascent), settings, checkpoint=(file, "one"), watch=kill_at(1, 4))
+    seen: list[Progress] = []
+    train(live_of(), rows(), Objective(ascent), settings, checkpoint=(file, "other"), watch=seen.append)
+    assert seen[0].step == 2
+
+
+def test_a_method_resumes_by_itself_where_its_background_has_a_folder(tmp_path: Path) -> None:
+    live = live_of()
+    kept = Background(live, lambda: iter(texts()), cache=tmp_path)
+    with pytest.raises(_KilledError):
+        NPO(kept, watch=kill_at(1, 4)).fit(live, REQUEST, Spec(**QUICK))
+    assert len(list(tmp_path.glob("forget-npo-*"))) == 1
+    seen: list[Progress] = []
+    resumed = NPO(kept, watch=seen.append).fit(live, REQUEST, Spec(**QUICK))
+    assert [one.step for one in seen] == [6] and not list(tmp_path.glob("forget-npo-*"))
+    assert resumed.digest == NPO(background(live)).fit(live, REQUEST, Spec(**QUICK)).digest
+
+
+def test_half_of_the_matrices_can_be_left_alone() -> None:
+    live = live_of()
+    done = train(live, rows(), Objective(ascent), Training(**QUICK, half=True))
+    every = [a for layer in range(live.anatomy.n_layers) for a in live.anatomy.linears(layer)]
+    assert len(done.parts) == len(every) / 2
+    for layer in range(live.anatomy.n_layers):
+        assert set(done.parts) & set(live.anatomy.linears(layer))
+
+
+# -- its parts ---------------------------------------------------------------------------------------------------------
+
+
+def test_moments_are_adams() -> None:
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(4, 3, generator=generator)
+    ours, theirs = start.clone(), start.clone().requires_grad_()
+    moments, adam = Moments([ours]), torch.optim.Adam([theirs], lr=0.01)
+    for _ in range(5):
+        gradient = torch.randn(4, 3, generator=generator)
+        moments.see([gradient])
+        ours -= 0.01 * moments.direction()[0]
+        theirs.grad = gradient.clone()
+        adam.step()
+    torch.testing.assert_close(ours, theirs.detach(), atol=1e-6, rtol=1e-5)
+
+
+def test_side_paths_on_several_blocks_are_what_their_parts_say() -> None:
+    live = live_of()
+    adapters = Adapters(live, [0, 1], rank=2, seed=0)
+    assert set(adapters.parts()) == {*live.anatomy.linears(0), *live.anatomy.linears(1)}
+    with torch.no_grad():
+        for A, _ in adapters.factors.values():
+            A.normal_(generator=torch.Generator().manual_seed(1), std=0.1)
+    with adapters.attached():
+        whole = rows().forget.before(live).nll
+        with adapters.scaled(0.5):
+            half = rows().forget.before(live).nll
+        with adapters.still():
+            none = rows().forget.before(live).nll
+    for scale, found in ((1.0, whole), (0.5, half)):
+        with live.with_delta(Delta(live.base, adapters.parts(scale))):
+            torch.testing.assert_close(rows().forget.before(live).nll, found, atol=1e-3, rtol=1e-4)
+    assert torch.equal(none, rows().before.nll)
+    assert not torch.allclose(whole, none, atol=1e-2)
+
+
+def test_side_paths_beside_some_matrices_only() -> None:
+    live = live_of()
+    chosen = sorted(live.anatomy.linears(1))[:2]
+    parts = Adapters(live, range(2), rank=1, seed=0, only=chosen).parts()
+    assert sorted(parts) == chosen and all(isinstance(part, LowRank) for part in parts.values())
+    with pytest.raises(BadSpec, match="no linear module"):
+        Adapters(live, [0], rank=1, seed=0, only=chosen)
