@@ -11,12 +11,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
-from sqlalchemy import insert, select
+from sqlalchemy import select
 
 from catechism.errors import StoreDamaged, UnknownName
 from catechism.matching import name_key
 from catechism.registry import bundle, destruction, prove, read, review, seal, serve, verify
-from catechism.registry.audit import Checkpoints, Writer, entry_of
+from catechism.registry.audit import Checkpoints, entry_of
 from catechism.registry.database import Database, clear_errors
 from catechism.registry.policy import Policy
 from catechism.registry.records import (
@@ -32,10 +32,10 @@ from catechism.registry.records import (
     Sweep,
     Verification,
 )
-from catechism.registry.room import SYSTEM, Room, json_of
+from catechism.registry.room import SYSTEM, Room, first_epoch
 from catechism.registry.signing import Keys
 from catechism.registry.store import CATECHISM, DELTA, TRAINING, Store
-from catechism.registry.tables import audit, composition, edit_version, epoch, fact, head, report
+from catechism.registry.tables import audit, edit_version, fact, head, report
 from catechism.registry.times import micros, utc_now
 from catechism.types import JSON, Catechism
 
@@ -127,7 +127,7 @@ class Registry:
             if is_key_new:
                 writer.record("key.create", identity, {})
             if writer.connection.execute(select(head)).first() is None:
-                _first_epoch(writer)
+                first_epoch(writer)
 
     @property
     def home(self) -> Path:
@@ -244,6 +244,11 @@ class Registry:
             UsageError: an edit that is not named holds the same fact.
         """
         return destruction.seal(self._room, edits, by, reason)
+
+    @_clear
+    def certified(self, edit: str, certificate: str, verdict: str, by: str) -> AuditEntry:
+        """Write into the audit that a certificate of this digest was issued about an edit, with this verdict."""
+        return review.certified(self._room, edit, certificate, verdict, by)
 
     @_clear
     def edits(self, *, state: str | None = None, subject: str | None = None) -> list[EditVersion]:
@@ -385,13 +390,3 @@ class Registry:
                 return set(connection.execute(select(edit_version.c.digest)).scalars())
 
         return room.store.sweep(known, now_s=micros(room.now()) / 1e6)
-
-
-def _first_epoch(writer: Writer) -> None:
-    empty = Composition("", ())
-    seq = writer.record("store.create", read.HEAD, {"epoch": 0, "cid": empty.cid})
-    row = {"cid": empty.cid, "base": "", "entries": json_of(empty), "created_at": writer.at}
-    writer.connection.execute(insert(composition).values(**row))
-    values = {"number": 0, "cid": empty.cid, "actor": writer.actor, "reason": "the beginning", "at": writer.at}
-    writer.connection.execute(insert(epoch).values(**values, audit_seq=seq))
-    writer.connection.execute(insert(head).values(name=read.HEAD, epoch=0, gen=0))

@@ -10,11 +10,12 @@ from catechism.errors import Denied, UsageError, WrongState
 from catechism.hashing import canonical_json, digest_json
 from catechism.matching import name_key
 from catechism.registry import read
+from catechism.registry.audit import entry_of
 from catechism.registry.manifest import person
 from catechism.registry.policy import ENDED, check_step
-from catechism.registry.records import Approval, EditVersion, State
+from catechism.registry.records import Approval, AuditEntry, EditVersion, State
 from catechism.registry.room import Room, step
-from catechism.registry.tables import approval, evaluation, report
+from catechism.registry.tables import approval, audit, evaluation, report
 from catechism.registry.times import micros, text
 from catechism.types import JSON
 
@@ -128,3 +129,12 @@ def check_let_through(room: Room, edit: EditVersion, given: Sequence[Approval], 
         status = (edit.verdict or {}).get("status", "missing")
         raise Denied(f"The last verdict on {edit.id} is {status}, not PASS. Test it again: `catechism test {edit.id}`.")
     return room.policy.counting(edit, given, at)
+
+
+def certified(room: Room, ref: str, certificate: str, verdict: str, by: str) -> AuditEntry:
+    """An entry of the audit about a certificate."""
+    with room.database.read() as connection:
+        edit = read.find(connection, ref)
+    with room.writing(by) as writer:
+        seq = writer.record("edit.certify", edit.id, {"certificate": certificate, "verdict": verdict})
+        return entry_of(writer.connection.execute(select(audit).where(audit.c.seq == seq)).one())

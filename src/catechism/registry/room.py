@@ -127,6 +127,17 @@ def advance(writer: Writer, seen: int, made: Composition, reason: str, seq: int)
     return Epoch(number, made.cid, writer.actor, reason, text(writer.at))
 
 
+def first_epoch(writer: Writer) -> None:
+    """Write the empty beginning of a store."""
+    empty = Composition("", ())
+    seq = writer.record("store.create", read.HEAD, {"epoch": 0, "cid": empty.cid})
+    row = {"cid": empty.cid, "base": "", "entries": json_of(empty), "created_at": writer.at}
+    writer.connection.execute(insert(composition).values(**row))
+    values = {"number": 0, "cid": empty.cid, "actor": writer.actor, "reason": "the beginning", "at": writer.at}
+    writer.connection.execute(insert(epoch).values(**values, audit_seq=seq))
+    writer.connection.execute(insert(head).values(name=read.HEAD, epoch=0, gen=0))
+
+
 def moved_on(found: int, expected: int) -> Conflict:
     """The error for a head that is not where it was seen."""
     return Conflict(

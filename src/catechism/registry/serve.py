@@ -117,7 +117,7 @@ def rollback(room: Room, ref: str | None, to_epoch: int | None, by: str, reason:
                 raise refuse(edit, "rolled back")
             new, name, note = _without(writer, now, edit), edit.id, ""
         else:
-            new, note = _as_at(writer.connection, to_epoch or 0, now)
+            new, note = _as_at(writer.connection, to_epoch or 0)
             name = f"epoch {to_epoch}"
         if new.cid == now.cid and ref is None:
             return now
@@ -171,14 +171,15 @@ def _replaced_by(connection: Connection, edit: EditVersion) -> list[EditVersion]
     return [old for old in known if old.state is State.RETIRED and not old.sealed]
 
 
-def _as_at(connection: Connection, number: int, now: Epoch) -> tuple[Composition, str]:
+def _as_at(connection: Connection, number: int) -> tuple[Composition, str]:
     """What was in effect at an epoch, and a note about what is not as it was then.
 
     What was rolled back since, and what is sealed, stays out; a sealed deletion stays in.
     """
     made = read.composition_of(connection, read.numbered(connection, number).cid)
     known = {edit.id: edit for edit in read.active(connection, made)}
-    kept = [edit for edit in read.active(connection, read.composition_of(connection, now.cid)) if edit.sealed]
+    served = read.versions(connection, edit_version.c.state == State.PRODUCTION.value)
+    kept = [edit for edit in served if edit.sealed]
     gone = {
         edit.id
         for edit in known.values()
@@ -186,7 +187,7 @@ def _as_at(connection: Connection, number: int, now: Epoch) -> tuple[Composition
     }
     entries = tuple(entry for entry in made.entries if entry.edit not in gone)
     stays = tuple(Entry(edit.id, edit.digest) for edit in kept if edit.id not in known)
-    if stays and Composition(made.base or kept[0].base, (*entries, *stays)).cid == now.cid:
+    if stays and {entry.edit for entry in (*entries, *stays)} == {edit.id for edit in served}:
         raise refuse(kept[0], "taken back by going to an epoch before it")
     base = made.base or (kept[0].base if kept else "")
     notes = [f"without {', '.join(sorted(gone))}, rolled back or sealed since"] if gone else []
