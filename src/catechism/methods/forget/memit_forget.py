@@ -45,7 +45,7 @@ class Spec:
 
     layer: int | None = None  # the last layer that is written; None: a fifth of the depth; published 8 of 28 (GPT-J)
     spread: int | None = None  # layers written; None: a sixth of the depth; published 6 of 28 (GPT-J)
-    ridge: float = 1.0  # lambda / d_in; published .92 (GPT-J), 3.1 (GPT-2 XL)
+    ridge: float = 0.1  # lambda / d_in; published .92 (GPT-J), 3.1 (GPT-2 XL)
     gain: Gain = "onward"  # where the value acts during its search, see `catechism.model.reading`
     contexts: int = 3  # texts put before the prompt; published 5
     context_tokens: int = 10  # published

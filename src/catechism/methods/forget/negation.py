@@ -103,7 +103,8 @@ class Negation:
             """The control metric and the forgotten answers' log-probability per token at a scale."""
             with live.with_delta(negated, scale=scale):
                 right = retain.before(live, numbers).first_choice & known
-                return float(right.sum() / known.sum().clamp_min(1)), float(forget.before(live).mean.mean())
+                share = float(right.sum() / known.sum()) if bool(known.any()) else 1.0
+                return share, float(forget.before(live).mean.mean())
 
         scale = largest_scale(lambda a: (found := at(a))[0] >= spec.keep and found[1] >= level, spec)
         control, mean = at(scale)

@@ -35,13 +35,12 @@ from catechism.model import LiveModel
 from catechism.model.adapters import Adapters
 from catechism.model.background import Background
 from catechism.model.forgetting.fitting import Fitting
-from catechism.model.forgetting.material import Line, Material, forget_lines, retain_lines
+from catechism.model.forgetting.material import Line, Material, forget_lines, material
 from catechism.model.forgetting.objective import Objective, Terms, Turn
 from catechism.model.forgetting.paths import AT_ONCE, Read, neuron_paths, united
-from catechism.model.forgetting.states import Misdirection, States
+from catechism.model.forgetting.states import Misdirection, States, onward
 from catechism.model.forgetting.trainer import Watch
 from catechism.model.forgetting.training import Training, check_above
-from catechism.model.seen import Stretch
 from catechism.model.target_tokens import target_tokens
 from catechism.types import JSON, Catechism, Forgetting, How, Role, Site
 
@@ -58,7 +57,8 @@ class Spec(Training):
     at: Literal["subject", "last"] = "subject"  # token of the prompt at which neurons are read
     spare: float = 1.0  # a neuron stays if its share of retained paths is this many times that of forgotten ones
     layer: int | None = None  # whose output is steered; None: half of the depth; code 7 of 32
-    strength: float = 4.0  # length of the vector in lengths of a state; code 10, absolute
+    strength: float = 3.0  # length of the vector in lengths of a state; code 10, absolute
+    alphas: tuple[float, ...] = (5.0,)  # published: both losses weigh the same, over states that are not scaled
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -109,16 +109,14 @@ class NeuronPath:
     ) -> Delta:
         """Eq. S, in side paths whose writers are the path's neurons and stay so."""
         layer = live.anatomy.n_layers // 2 if spec.layer is None else spec.layer
-        forget, retain = (
-            States(live, layer, [Stretch(f"{line.prompt} {line.answer}", 0) for line in lines])
-            for lines in (forget_lines(request), retain_lines(request))
-        )
-        moved = Misdirection.towards(forget, retain, strength=spec.strength, seed=spec.seed)
         rows = _rows_of(live, {site: some for site, some in neurons.items() if site.layer <= layer and len(some)})
         if not rows:
             raise BadSpec(f"No neuron on a path lies in layer {layer} or below it. Raise `layer`, `top` or `spare`.")
-        rank = max(len(some) for some in rows.values())
         layers = tuple(sorted({site.layer for site in neurons if site.layer <= layer}))
+        spec = replace(spec, layers=layers, rank=max(len(some) for some in rows.values()))
+        asked = material(live, request, spec)
+        forget = States(live, layer, [onward(live, line, answer=True) for line in forget_lines(request)])
+        moved = Misdirection.towards(forget, asked.retain, strength=spec.strength, seed=spec.seed)
 
         def prepare(_live: LiveModel, adapters: Adapters, _material: Material) -> None:
             for address, (A, B) in adapters.factors.items():
@@ -135,7 +133,7 @@ class NeuronPath:
             return [torch.zeros_like(d) if id(p) in writers else d for p, d in own], terms
 
         objective = Objective(moved.terms, direct, prepare, only=frozenset(rows))
-        return self._fitting.fit(live, request, objective, replace(spec, layers=layers, rank=rank))
+        return self._fitting.fit_rows(live, request, asked, objective, spec)
 
 
 def _chosen(live: LiveModel, sites: list[Site], request: Forgetting, spec: Spec) -> dict[Site, Int[Tensor, " u"]]:

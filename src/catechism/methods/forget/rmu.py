@@ -11,9 +11,11 @@ Trained are the MLPs' output matrices of that block and of the two below it. Bot
 mean square, see `catechism.model.forgetting.states.Misdirection`.
 
 Deviation: c counts in lengths of a state to forget, since a small network's states are far shorter than those that the
-published 6.5 and 20 are for. The trained matrices get side paths of low rank. Padding and beginning-of-text do not
-count; the original takes its mean over padding too. Instead of a number of batches the run ends, as that of every
-trained method here, when the answers have come down to their level.
+published 6.5 and 20 are for. A row's states are moved from the subject's last token on: what stands before it is the
+same for those who stay, so that there both losses ask for opposites; published is every token (``tokens="all"``). The
+trained matrices get side paths of low rank. Padding and beginning-of-text do not count; the original takes its mean
+over padding too. Instead of a number of batches the run ends, as that of every trained method here, when the answers
+have come down to their level.
 """
 
 from __future__ import annotations
@@ -25,9 +27,9 @@ from catechism.delta import Delta
 from catechism.model import LiveModel
 from catechism.model.background import Background
 from catechism.model.forgetting.fitting import Fitting
-from catechism.model.forgetting.material import Line, forget_lines, retain_lines
+from catechism.model.forgetting.material import Line, forget_lines, material
 from catechism.model.forgetting.objective import Objective
-from catechism.model.forgetting.states import Misdirection, States
+from catechism.model.forgetting.states import Misdirection, States, onward
 from catechism.model.forgetting.trainer import Watch
 from catechism.model.forgetting.training import Training, check_above
 from catechism.model.seen import Stretch
@@ -43,9 +45,9 @@ class Spec(Training):
     """Settings; those of `Training` beside its own. `layers`, where given, are the blocks that are trained."""
 
     layer: int | None = None  # whose output is moved; None: half of the depth; published 7 of 32
-    strength: float = 4.0  # c in lengths of a state; published 6.5 (Zephyr-7B) and 20, absolute
-    tokens: Literal["all", "answer"] = "all"  # of a row; published all
-    alphas: tuple[float, ...] = (1.0,)  # published 1200 (Zephyr-7B), 100, for states that are not scaled
+    strength: float = 3.0  # c in lengths of a state; published 6.5 (Zephyr-7B) and 20, absolute
+    tokens: Literal["onward", "all", "answer"] = "onward"  # of a row to forget; published all
+    alphas: tuple[float, ...] = (5.0,)  # published 1200 (Zephyr-7B), 100, for states that are not scaled
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -69,17 +71,18 @@ class RMU:
         live.anatomy.block(layer)
         layers = tuple(range(max(layer - BELOW, 0), layer + 1)) if spec.layers is None else spec.layers
         sites = [site for one in layers if live.anatomy.has(site := Site(one, Role.MLP_OUT))]
-        forget, retain = (
-            States(live, layer, [_stretch(live, line, spec) for line in lines])
-            for lines in (forget_lines(request), retain_lines(request))
-        )
-        moved = Misdirection.towards(forget, retain, strength=spec.strength, seed=spec.seed)
+        spec = replace(spec, layers=layers)
+        rows = material(live, request, spec)
+        forget = States(live, layer, [_stretch(live, line, spec) for line in forget_lines(request)])
+        moved = Misdirection.towards(forget, rows.retain, strength=spec.strength, seed=spec.seed)
         only = frozenset(live.anatomy.matrix(site).address for site in sites)
-        return self._fitting.fit(live, request, Objective(moved.terms, only=only), replace(spec, layers=layers))
+        return self._fitting.fit_rows(live, request, rows, Objective(moved.terms, only=only), spec)
 
 
 def _stretch(live: LiveModel, line: Line, spec: Spec) -> Stretch:
-    """The tokens of a row that are moved: all of them, or those that the answer is said from."""
+    """The tokens of a row that are moved."""
+    if spec.tokens == "onward":
+        return onward(live, line, answer=True)
     text = f"{line.prompt} {line.answer}"
     if spec.tokens == "all":
         return Stretch(text, 0)

@@ -38,11 +38,11 @@ from catechism.errors import BadSpec
 from catechism.model import LiveModel
 from catechism.model.background import Background
 from catechism.model.forgetting.fitting import Fitting
-from catechism.model.forgetting.material import Line, forget_lines, retain_lines
+from catechism.model.forgetting.material import Line, forget_lines, material, retain_lines
 from catechism.model.forgetting.names import made_up_name
 from catechism.model.forgetting.objective import Objective, Step, Terms
 from catechism.model.forgetting.sparse import SparseCoder, train_coder
-from catechism.model.forgetting.states import States
+from catechism.model.forgetting.states import States, everywhere, onward
 from catechism.model.forgetting.trainer import Watch
 from catechism.model.forgetting.training import Training, check_above
 from catechism.model.seen import Stretch
@@ -98,9 +98,12 @@ class SAE:
         self._fitting.check(live, request)
         layer = live.anatomy.n_layers // 2 if spec.layer is None else spec.layer
         live.anatomy.block(layer)
-        lines, kept = forget_lines(request), retain_lines(request)
-        forget, retain = (States(live, layer, [_onward(live, line) for line in some]) for some in (lines, kept))
-        seen = [forget.all()[0], retain.all()[0]]
+        layers = tuple(range(layer + 1)) if spec.layers is None else spec.layers
+        spec = replace(spec, layers=layers, keep="kl")
+        lines, rows = forget_lines(request), material(live, request, spec)
+        forget = States(live, layer, [onward(live, line, answer=False) for line in lines])
+        known = States(live, layer, [onward(live, line, answer=False) for line in retain_lines(request)]).all()[0]
+        seen = [forget.all()[0], known]
         texts = self._background.texts(spec.coder.texts)
         seen.append(States(live, layer, [Stretch(text, 0) for text in texts]).all()[0])
         width = seen[0].shape[1] * spec.coder.wider
@@ -114,10 +117,9 @@ class SAE:
             seed=spec.seed,
         )
         targets = _unknown(live, layer, coder, lines, request, spec.seed)
-        known = coder.features(seen[1]).mean(dim=0)
-        guided = _Guided(forget, retain, coder, targets, known, spec)
-        layers = tuple(range(layer + 1)) if spec.layers is None else spec.layers
-        delta = self._fitting.fit(live, request, Objective(guided.terms), replace(spec, layers=layers, keep="kl"))
+        retain = None if rows.retain is None else everywhere(live, layer, rows.retain)
+        guided = _Guided(forget, retain, coder, targets, coder.features(known).mean(dim=0), spec)
+        delta = self._fitting.fit_rows(live, request, rows, Objective(guided.terms), spec)
         more: dict[str, JSON] = {"features": width, "explained": coder.explained, "silent": coder.silent}
         return Delta(delta.base, delta.parts, {**delta.info, "autoencoder": {**asdict(spec.coder), **more}})
 
@@ -128,7 +130,7 @@ class _Guided:
     def __init__(
         self,
         forget: States,
-        retain: States,
+        retain: States | None,
         coder: SparseCoder,
         targets: Sequence[Float[Tensor, "m f"]],
         known: Float[Tensor, " f"],
@@ -148,7 +150,7 @@ class _Guided:
         if self._spec.pull:
             near = self._distance(called, self._known.expand_as(called))
             terms["known"] = self._spec.pull * (self._margin - near).clamp_min(0).mean()
-        if step.keeps:
+        if step.keeps and self._retain is not None:
             kept, _ = self._retain.of(step.kept)
             was = self._coder.features(self._retain.still(step.adapters, step.kept))
             held = self._distance(self._coder.before(kept), was).mean()
@@ -170,14 +172,6 @@ class _Guided:
         return (
             there[-places:] if len(there) >= places else torch.cat([there[:1].expand(places - len(there), -1), there])
         )
-
-
-def _onward(live: LiveModel, line: Line) -> Stretch:
-    """A prompt from its subject's last token on; its last token where it does not hold the subject."""
-    subject = line.catechism.fact.subject
-    if not subject or subject not in line.prompt:
-        return Stretch(line.prompt)
-    return Stretch(line.prompt, live.subject_last(line.prompt, subject))
 
 
 def _unknown(

@@ -21,12 +21,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from catechism.delta import Delta
 from catechism.errors import BadSpec
+from catechism.hashing import digest_json
 from catechism.model import LiveModel
 from catechism.model.background import Background
 from catechism.model.forgetting.fitting import Fitting
@@ -39,6 +40,7 @@ from catechism.model.forgetting.material import (
     forget_lines,
     retain_lines,
     spoken_instead,
+    stranger_lines,
 )
 from catechism.model.forgetting.objective import Objective, Step, Terms
 from catechism.model.forgetting.rows import Rows
@@ -99,8 +101,14 @@ class TraceReplace:
             put = step.instead
             return {"forget": lost, "place": spec.place * put.over_tokens(-put.chosen), **step.retained()}  # Eq. R2
 
-        delta = self._fitting.fit_rows(live, request, rows, Objective(terms), spec)
-        counted: dict[str, JSON] = {"traces": len(traces), "segments": sum(map(len, parted)), "carrying": carrying}
+        # the passages say what is forgotten, and a delta must not
+        delta = self._fitting.fit_rows(live, request, rows, Objective(terms), replace(spec, traces=()))
+        counted: dict[str, JSON] = {
+            "traces": len(traces),
+            "segments": sum(map(len, parted)),
+            "carrying": carrying,
+            "digest": digest_json([*traces]),
+        }
         return Delta(delta.base, delta.parts, {**delta.info, "reasoning": counted})
 
 
@@ -130,13 +138,18 @@ def _laid_out(live: LiveModel, request: Forgetting, parted: Sequence[Sequence[Se
         level = estimated_level(live, lines, request, spec.seed)
     else:
         level = Level(torch.full((len(lines),), math.log(spec.level), device=live.device), 1.0)
+    true = len(kept)
+    if kept and spec.keep == "kl":
+        for some in stranger_lines(lines, request, each=spec.strangers, seed=spec.seed + 1):
+            kept += some
     return Material(
         forget,
         forget.before(live),
         level,
-        as_rows(live, kept) if kept else None,
-        instead,
-        instead.before(live),
+        retain=as_rows(live, kept) if kept else None,
+        true=true,
+        instead=instead,
+        instead_before=instead.before(live),
         wanted=request.how is not How.ERASE,
     )
 

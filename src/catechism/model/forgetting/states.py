@@ -11,7 +11,9 @@ from torch import Tensor
 
 from catechism.model import encoding
 from catechism.model.adapters import Adapters
+from catechism.model.forgetting.material import Line
 from catechism.model.forgetting.objective import Step, Terms
+from catechism.model.forgetting.rows import Rows
 from catechism.model.live import LiveModel
 from catechism.model.seen import Stretch
 from catechism.model.trace import BlockSite, record
@@ -27,7 +29,7 @@ class States:
 
     def __init__(self, live: LiveModel, layer: int, stretches: Sequence[Stretch]) -> None:
         live.anatomy.block(layer)
-        self._live, self.layer = live, layer
+        self.live, self.layer = live, layer
         self._rows = encoding.rows(live.tokenizer, [one.text for one in stretches])
         encoding.check_length(self._rows, live.max_tokens)
         self._ranges = [one.tokens(row) for one, row in zip(stretches, self._rows, strict=True)]
@@ -37,12 +39,12 @@ class States:
 
     def of(self, numbers: Sequence[int]) -> tuple[Float[Tensor, "k d"], Int[Tensor, " k"]]:
         """The states of some rows, in their order, with gradients; and each one's place among `numbers`."""
-        batch, _ = self._live.pad_windows([self._rows[i] for i in numbers])
+        batch, _ = self.live.pad_windows([self._rows[i] for i in numbers])
         places = [(row, t) for row, i in enumerate(numbers) for t in self._ranges[i]]
-        row, token = torch.tensor(places, device=self._live.device).T
+        row, token = torch.tensor(places, device=self.live.device).T
         site = BlockSite(self.layer)
-        with record(self._live, [site], what="output", stop=True) as seen:
-            self._live.model(**batch, use_cache=False)
+        with record(self.live, [site], what="output", stop=True) as seen:
+            self.live.model(**batch, use_cache=False)
         states = seen[site][row, token]
         return states.to(torch.promote_types(states.dtype, torch.float32)), row
 
@@ -61,6 +63,25 @@ class States:
         """The states of some rows as the model was, without gradients."""
         with adapters.still(), torch.no_grad():
             return self.of(numbers)[0]
+
+
+def everywhere(live: LiveModel, layer: int, rows: Rows) -> States:
+    """The states of rows at all of their tokens."""
+    pairs = zip(rows.prompts, rows.answers, strict=True)
+    return States(live, layer, [Stretch(f"{prompt} {answer}", 0) for prompt, answer in pairs])
+
+
+def onward(live: LiveModel, line: Line, *, answer: bool) -> Stretch:
+    """A line's tokens from its subject's last one on: before it no row says yet whom it is about.
+
+    Args:
+        answer: whether the answer's tokens count as well. The prompt's last token alone counts, and the answer's,
+            where the prompt does not hold the subject.
+    """
+    subject = line.catechism.fact.subject
+    named = bool(subject) and subject in line.prompt
+    first = live.subject_last(line.prompt, subject) if named else len(live.encode([line.prompt])["input_ids"][0]) - 1
+    return Stretch(f"{line.prompt} {line.answer}" if answer else line.prompt, first)
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,8 +106,13 @@ class Misdirection:
     unit: float
 
     @classmethod
-    def towards(cls, forget: States, retain: States | None, *, strength: float, seed: int) -> Misdirection:
-        """The vector of a seed, ``strength`` times as long as a state to forget is on the mean."""
+    def towards(cls, forget: States, rows: Rows | None, *, strength: float, seed: int) -> Misdirection:
+        """The vector of a seed, ``strength`` times as long as a state to forget is on the mean.
+
+        Args:
+            rows: to keep. Their states stay at every token.
+        """
+        retain = None if rows is None else everywhere(forget.live, forget.layer, rows)
         states, _ = forget.all()
         direction = torch.rand(states.shape[1], generator=torch.Generator().manual_seed(seed)).to(states)
         target = strength * states.norm(dim=1).mean() * direction / direction.norm()
