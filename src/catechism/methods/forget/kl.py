@@ -23,6 +23,7 @@ from catechism.model.forgetting.fitting import Fitting
 from catechism.model.forgetting.objective import Objective, Step, Terms
 from catechism.model.forgetting.trainer import Watch
 from catechism.model.forgetting.training import Training, check_above
+from catechism.solve.forgetting import kl
 from catechism.types import Forgetting, How
 
 SOURCE = "arXiv:2401.06121"
@@ -57,8 +58,9 @@ class KLRegularised:
         self._fitting.check(live, request)
 
         def terms(step: Step) -> Terms:
-            said = step.forget
-            forget = said.over_tokens(said.chosen)  # Eq. 1
-            return {"forget": spec.gamma * forget, **step.retained()}  # Eq. 2 is `Step.retained`
+            said, kept = step.forget, step.retain
+            ascent = said.over_tokens(said.chosen)  # Eq. 1
+            held = kept.over_tokens(kl(kept.logprobs, step.retain_distributions()))  # Eq. 2
+            return {"forget": spec.gamma * ascent, "retain": held}
 
         return self._fitting.fit(live, request, Objective(terms), spec)

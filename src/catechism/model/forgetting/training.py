@@ -37,12 +37,12 @@ class Training:
     layers: tuple[int, ...] | None = None
     rank: int = 8
     rates: tuple[float, ...] = (5e-3,)
-    alphas: tuple[float, ...] = (5.0,)
+    alphas: tuple[float, ...] = (2.0,)
     keep: Literal["nll", "kl"] = "kl"
     strangers: int = 3
-    steps: int = 50
+    steps: int = 40
     batch: int = 16
-    beside: int = 2
+    beside: int = 1
     every: int = 10
     level: float | None = None
     let_go: bool = True
