@@ -35,7 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "page": {"types", "delta"},
     "service": BASICS
     | {"matching", "settings", "evaluate", "methods", "locate", "facts", "registry", "reference", "model", "delta"}
-    | {"page"},
+    | {"page", "datasets"},
 }
 MAY_IMPORT["bench"] = MAY_IMPORT["service"] | {"service", "datasets", "fanout", "memory", "solve"}
 MAY_IMPORT["cli"] = set(MAY_IMPORT) | {"__init__"}

@@ -8,7 +8,7 @@ from typing import NoReturn, cast
 
 import typer
 
-from catechism.cli import arch, ask, bench, datasets, demo, doctor, edits, explain, models, store, study
+from catechism.cli import arch, ask, bench, datasets, demo, doctor, edits, explain, forget, models, store, study
 from catechism.cli.output import report_error
 from catechism.errors import Interrupted, UsageError
 
@@ -21,7 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for room in (demo, edits, ask, store, models, bench, study, datasets, arch, doctor, explain):
+for room in (demo, edits, forget, ask, store, models, bench, study, datasets, arch, doctor, explain):
     room.register(app)
 
 # typer exports only this one of the parser's errors; its base is what they all have in common.

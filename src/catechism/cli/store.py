@@ -91,8 +91,9 @@ def verify() -> Result:
     with service() as opened:
         found = opened.verify()
     counted = ", ".join(f"{n} {what}" for what, n in found.checked.items())
+    sealed = [f"Sealed by {s.by} on {s.at[:10]}: {s.edit}, without {', '.join(s.gone)}." for s in found.sealed]
     if found.ok:
-        return Result(found.json(), f"Everything proves itself: {counted}.")
+        return Result(found.json(), "\n".join([f"Everything proves itself: {counted}.", *sealed]))
     rows = [problem.json() for problem in found.problems]
     return Result(found.json(), table(rows, title=f"{len(rows)} problems ({counted})"), 1)
 

@@ -21,8 +21,8 @@ from catechism.evaluate.metrics import FIGURES, METRICS
 from catechism.evaluate.report import Report
 from catechism.types import JSON, Rate
 
-#: Metrics of the lm-evaluation-harness suite are named ``harness/TASK/METRIC``.
-SUITE_PREFIXES = ("harness/",)
+#: Metrics of the lm-evaluation-harness suite are named ``harness/TASK/METRIC``, those of a deletion ``forget/METRIC``.
+SUITE_PREFIXES = ("harness/", "forget/")
 
 
 class Status(StrEnum):

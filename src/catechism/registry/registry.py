@@ -312,11 +312,11 @@ class Registry:
 
     @_clear
     def report(self, ref: str) -> JSON:
-        """The latest evaluation of an edit; None before the first."""
+        """The latest evaluation of an edit; None before the first, and where its text was destroyed."""
         with self._room.database.read() as connection:
             digest = read.find(connection, ref).report
             body = connection.execute(select(report.c.body).where(report.c.sha256 == digest)).scalar()
-        return None if body is None else json.loads(body)
+        return json.loads(body) if body else None
 
     @_clear
     def head(self) -> Epoch:

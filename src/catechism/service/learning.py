@@ -24,6 +24,7 @@ from catechism.facts.templates import Amounts
 from catechism.locate.locate import Budget, Ranking, locate
 from catechism.methods.select import CLOSED_FORM, EXPLICIT, Choice, Evidence, instead, select
 from catechism.registry import Draft, EditVersion, Registry
+from catechism.registry.manifest import forget_key
 from catechism.service.examine import Active, Trial, examine
 from catechism.service.outcomes import Ending, Outcome
 from catechism.service.served import Note
@@ -141,12 +142,24 @@ class Learner:
                 return Ending.CONTRADICTION, _said(finding), None
         if (said := disputed.get(_name(fact))) is not None:
             return Ending.CONTRADICTION, said, None
+        if (said := self._forgotten(fact)) is not None:
+            return Ending.CONTRADICTION, said, None
         active = self._active()
         with self._bench.serving(active.deltas, active.notes) as served:
             belief = believes(served, fact, self._bench.bank)
         finding = judge_belief(fact, belief)
         if finding is not None and finding.kind is FindingKind.KNOWN:
             return Ending.KNOWN, _said(finding), belief.answer
+        return None
+
+    def _forgotten(self, fact: Fact) -> str | None:
+        """What speaks against teaching what a deletion in effect forgets; None where nothing does."""
+        relation = self._bench.bank.relation_of(fact)
+        keys = {forget_key(fact), forget_key(replace(fact, relation=relation.name if relation else None))}
+        for edit in self._registry.active():
+            if keys & set(edit.forgets):
+                way = "It is sealed" if edit.sealed else f"`catechism rollback {edit.id}` takes that back"
+                return f"{edit.id} forgot this fact at somebody's request on {edit.created_at[:10]}. {way}."
         return None
 
     def _teach(self, lesson: Catechism, clock: _Clock, *, teachable: bool) -> Outcome:
@@ -256,7 +269,7 @@ class Learner:
         return active_of(self._registry, [edit for edit in self._registry.active() if edit.id != without])
 
     def _active_facts(self) -> list[Fact]:
-        return [replace(edit.fact, id=edit.id) for edit in self._registry.active()]
+        return [replace(edit.fact, id=edit.id) for edit in self._registry.active() if edit.kind != "delete"]
 
     def _may_supersede(self, finding: Finding) -> bool:
         return self._plan.supersede and finding.kind is FindingKind.ACTIVE_CONTRADICTION
@@ -287,8 +300,9 @@ class Learner:
 def active_of(registry: Registry, edits: Sequence[EditVersion]) -> Active:
     """Deltas, notes and lessons of edits, proven by their hashes as they are read."""
     deltas = tuple(delta for edit in edits if (delta := registry.delta(edit.id)) is not None)
-    notes = tuple(Note(edit.id, edit.subject, edit.fact.sentence) for edit in edits if edit.artifact is None)
-    return Active(deltas, notes, tuple(registry.catechism(edit.id) for edit in edits))
+    taught = [edit for edit in edits if edit.kind != "delete"]
+    notes = tuple(Note(edit.id, edit.subject, edit.fact.sentence) for edit in taught if edit.artifact is None)
+    return Active(deltas, notes, tuple(registry.catechism(edit.id) for edit in edits if not edit.sealed))
 
 
 def _failed(trial: Trial) -> list[str]:

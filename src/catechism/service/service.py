@@ -11,14 +11,16 @@ A service is one registry and one model. The model is opened when the first verb
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 
 from catechism.delta import Delta, Gated, matrix_of, to_peft
 from catechism.delta.part import Text
 from catechism.errors import UsageError, WrongBase
+from catechism.reference.world import load_world
 from catechism.registry import (
     Approval,
     AuditEntry,
@@ -27,19 +29,26 @@ from catechism.registry import (
     Epoch,
     Policy,
     Registry,
+    Seal,
     State,
     Verification,
 )
 from catechism.service.answering import Answer, Answerer, Breaking
 from catechism.service.examine import Trial, examine
+from catechism.service.forgetting.eraser import Eraser, judge_again, seal
+from catechism.service.forgetting.outcome import Forgotten
+from catechism.service.forgetting.plan import ForgetPlan, Options, Planner
+from catechism.service.forgetting.proof import Proof, certificate_body, prove, write_certificate
+from catechism.service.forgetting.target import Target
 from catechism.service.learning import Learner, Plan, active_of
 from catechism.service.outcomes import Outcome
 from catechism.service.served import Note
-from catechism.service.workbench import Workbench
+from catechism.service.workbench import Workbench, bank_of
 from catechism.settings import Settings
 from catechism.types import JSON
 
 DEFAULT_MODEL = "almanac"
+VERSION = version("catechism")
 
 
 class Service:
@@ -98,12 +107,62 @@ class Service:
         else:
             yield learner.learn_sentence(str(source))
 
+    # -- forgetting --------------------------------------------------------------------------------------------------
+
+    def plan_forgetting(self, target: Target, options: Options | None = None) -> ForgetPlan:
+        """What forgetting a target would take, see `Planner.plan`. Nothing is changed."""
+        return Planner(self._fitting_bench(), self.registry).plan(target, self._forgetting(options))
+
+    def forget(self, target: Target, options: Options | None = None) -> Forgotten:
+        """Forget a target: own edits out, the weights changed for what is left, judged, and released if wished.
+
+        Raises: what `Planner.plan` and `Eraser.forget` raise.
+        """
+        return self.carry_out(self.plan_forgetting(target, options))
+
+    def carry_out(self, plan: ForgetPlan) -> Forgotten:
+        """Do what a plan says. Raises as `forget`."""
+        if plan.options.seal and not plan.options.release:
+            raise UsageError("Only a deletion in effect can be sealed. Add --release to --seal.")
+        return Eraser(self._fitting_bench(), self.registry).forget(plan)
+
+    def seal(self, ref: str, by: str = "") -> list[Seal]:
+        """Destroy the way back from a deletion in effect, see `catechism.service.forgetting.eraser.seal`."""
+        return seal(self.registry, bank_of(load_world()), self.settings.cache, ref, by or self.settings.user)[0]
+
+    def prove(
+        self,
+        ref: str,
+        *,
+        profile: str = "quick",
+        control: str | None = None,
+        seed: int = 0,
+        progress: Callable[[str, int, int], None] | None = None,
+    ) -> Proof:
+        """Audit a deletion against a model that never learned, see `catechism.service.forgetting.proof.prove`."""
+        bench = self._fitting_bench()
+        return prove(bench, self.registry, ref, profile=profile, control=control, seed=seed, progress=progress)
+
+    def certify(self, proof: Proof, file: Path, by: str = "", *, with_text: bool = False) -> tuple[Path, Path]:
+        """Write the signed certificate of an audit and its printable page. Gives the two files."""
+        by = by or self.settings.user
+        body = certificate_body(self.bench, self.registry, proof, by=by, version=VERSION, with_text=with_text)
+        return write_certificate(self.registry, body, file, by=by)
+
+    def _forgetting(self, options: Options | None) -> Options:
+        return options or Options(author=self.settings.user)
+
+    # -- deciding ----------------------------------------------------------------------------------------------------
+
     def test(self, ref: str) -> tuple[EditVersion, Trial]:
         """Judge an edit again, beside everything that is in effect now. A draft that passes becomes validated.
 
         Raises: UnknownEdit; WrongState for an edit that has ended.
         """
         edit = self.registry.edit(ref)
+        if edit.kind == "delete":
+            trial = judge_again(self._fitting_bench(), self.registry, edit)
+            return self.registry.add_report(edit.id, trial.json(), trial.verdict.json()), trial
         others = [other for other in self.registry.active() if other.id not in {edit.id, edit.supersedes}]
         delta = None if edit.artifact is None else self.registry.delta(edit.id)
         change = delta or Note(edit.id, edit.subject, edit.fact.sentence)
@@ -169,7 +228,7 @@ class Service:
         edit = self.registry.edit(ref)
         shown = {**edit.json(), "evaluation": self.registry.report(edit.id)}
         shown["approvals"] = [approval.json() for approval in self.registry.approvals(edit.id)]
-        if edit.artifact is not None:
+        if edit.artifact is not None and "delta.safetensors" not in edit.gone:
             shown["change"] = change_of(self.registry, edit)
         return shown
 

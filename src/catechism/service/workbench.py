@@ -40,7 +40,7 @@ class Workbench:
         self.live: LiveModel = open_model(name, device_map=settings.device)
         texts = partial(background_texts, load_world()) if name in SHIPPED else None
         self.background = Background(self.live, texts, cache=settings.cache, seed=seed)
-        self._settings = settings
+        self.settings = settings
         self._methods: dict[str, Method] = {}
 
     @cached_property
@@ -51,10 +51,10 @@ class Workbench:
     @cached_property
     def writers(self) -> tuple[Writer, ...]:
         """Who writes phrasings where the bank has few: the configured endpoint, then the model itself."""
-        endpoint, model = self._settings.endpoint, self._settings.endpoint_model
+        endpoint, model = self.settings.endpoint, self.settings.endpoint_model
         if endpoint is None:
             return (SelfWriter(self.live),)
-        asked = EndpointWriter(Endpoint(endpoint, model or "", self._settings.endpoint_key or ""))
+        asked = EndpointWriter(Endpoint(endpoint, model or "", self.settings.endpoint_key or ""))
         return (asked, SelfWriter(self.live))
 
     @cached_property

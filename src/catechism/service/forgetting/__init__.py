@@ -1,0 +1,1 @@
+"""Forgetting as a service: planned before it acts, kept as an edit, audited, certified."""
