@@ -19,6 +19,7 @@ Not implemented: the vision branch.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
@@ -45,6 +46,8 @@ from catechism.model.target_tokens import target_tokens
 from catechism.types import JSON, Catechism, Forgetting, How, Role, Site
 
 SOURCE = "arXiv:2511.06793"
+
+KEPT = 64  # facts that stay whose paths are read, drawn once
 
 
 @dataclass(frozen=True)
@@ -138,9 +141,8 @@ class NeuronPath:
 
 def _chosen(live: LiveModel, sites: list[Site], request: Forgetting, spec: Spec) -> dict[Site, Int[Tensor, " u"]]:
     """The neurons of each site on paths to forget, less those that what stays goes through as often."""
-    forget, retain = (
-        _paths(live, sites, [_line(one) for one in some], spec) for some in (request.forget, request.retain)
-    )
+    stay = random.Random(f"paths-{spec.seed}").sample(request.retain, min(KEPT, len(request.retain)))
+    forget, retain = (_paths(live, sites, [_line(one) for one in some], spec) for some in (request.forget, stay))
     chosen: dict[Site, Int[Tensor, " u"]] = {}
     for site in sites:
         width = live.anatomy.matrix(site).shape[1]
