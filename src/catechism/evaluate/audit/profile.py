@@ -72,8 +72,8 @@ _PROMPTS = (
 
 #: For a demonstration: every family of measures, few prompts of each.
 QUICK = Profile(
-    "quick", _PROMPTS, ("int8", "int4", "half_reset"), variants=3, phrasings=3, layers=4, rivals=6, relearn_steps=24,
-    benign_steps=12, kept=40,
+    "quick", _PROMPTS, ("int8", "int4", "half_reset"), variants=3, phrasings=3, layers=4, rivals=6, relearn_steps=16,
+    benign_steps=8, kept=30,
 )  # fmt: skip
 
 #: For a certificate.
