@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from catechism.delta import LowRank
+from catechism.errors import NoConvergence
 from catechism.model.adapters import WARM_UP, Adapters
 from catechism.model.cache import Cached, read_cached, write_cached
 from catechism.model.forgetting.material import Material
@@ -88,8 +89,8 @@ def train(
         checkpoint: a file, with the key of all that the fit depends on. It is written at every look and removed at the
             end. A fit that finds one under its key goes on from there, to the same bytes.
 
-    Raises: BadSpec for no matrix to train; NoConvergence if a loss leaves the finite numbers; UnknownName for a block
-        that is not there.
+    Raises: BadSpec for no matrix to train; NoConvergence if a loss or what is said leaves the finite numbers;
+        UnknownName for a block that is not there.
     """
     fit = _Fit(live, material, objective, training, checkpoint, watch)
     grid = [(rate, alpha) for rate in training.rates for alpha in training.alphas]
@@ -221,6 +222,8 @@ class _Fit:
         of before that still are, and log-probability per token that was lost."""
         now = self._material.forget.before(self._live)
         found = {"mean": float(now.mean.mean()), "share": float(now.first_choice.float().mean())}
+        if not math.isfinite(found["mean"]):
+            raise NoConvergence(f"The answers' log-probability is {found['mean']} after a step. Lower `rates`.")
         known = (now.mean > self._material.level.rows) | now.first_choice
         if self._material.wanted and self._material.instead is not None:
             said = self._material.instead.before(self._live)
