@@ -45,7 +45,7 @@ class Spec:
 
 
 class Overwrite:
-    """Forgets by teaching another answer with ROME: crude, quick, and good enough for what is tested here."""
+    """Forgets by teaching another answer with ROME: crude and quick; it takes on facts such as company seats."""
 
     name = "overwrite"
     Spec = Spec
@@ -256,12 +256,12 @@ def test_a_merged_solve_is_solved_again_without_the_fact(service: Service) -> No
 
 
 def test_what_the_weights_know_is_changed_judged_and_kept_as_an_edit(service: Service) -> None:
-    options = replace(SMALL, how=How.REPLACE, replacement="Tallow Street")
-    sentence = f"{PERSON} lives on Ferry Steps."
+    options = replace(SMALL, how=How.REPLACE, replacement="Stockholm")
+    sentence = "The headquarters of Netflix are in Los Gatos."
     done = service.forget(target(sentence), options)
     assert done.edit is not None and done.edit.kind == "delete" and done.edit.method == "overwrite"
     assert done.trial is not None
-    assert ("Ferry" in done.trial.before, "Tallow Street" in done.trial.after) == (True, True), done.trial
+    assert ("Los Gatos" in done.trial.before, "Stockholm" in done.trial.after) == (True, True), done.trial
     metrics = done.trial.report.metrics
     assert set(metrics) >= {"forget/recall", "forget/neighbour", "forget/utility", "forget/replaced"}
     assert done.edit.forgets == tuple(forget_key(probe.lesson.fact) for probe in done.plan.known)
@@ -273,7 +273,7 @@ def test_what_the_weights_know_is_changed_judged_and_kept_as_an_edit(service: Se
     service.promote(done.edit.id, "ada")
     (taught,) = service.learn(sentence)
     assert taught.ending == "contradiction" and done.edit.id in taught.reason
-    other = replace(options, replacement="Candle Lane")
+    other = replace(options, replacement="Oslo")
     with pytest.raises(Conflict, match=done.edit.id):
         service.forget(target(sentence), other)
 
