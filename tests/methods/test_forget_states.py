@@ -202,7 +202,7 @@ def test_misdirection_is_its_two_losses_worked_out_by_hand() -> None:
 
     step = Step(live, adapters, material(live, REQUEST, Training()), Training(), 0, (0, 2), (1,), {}, {})
     before = hidden(kept[1])
-    with adapters.attached():
+    with adapters.attached(), torch.no_grad():
         terms = moved.terms(step)
         now, after = torch.cat([hidden(lines[0]), hidden(lines[2])]), hidden(kept[1])
     unit = states.square().mean()
