@@ -76,7 +76,7 @@ def test_every_dependency_is_declared_and_used() -> None:
     declared = {requirement.split(">")[0] for requirement in project["dependencies"]}
     extras = project["optional-dependencies"]
     optional = {
-        r.split(">")[0].split("[")[0] for extra in ("peft", "harness", "endpoint", "ray") for r in extras[extra]
+        r.split(">")[0].split("[")[0] for extra in ("peft", "harness", "endpoint", "index", "ray") for r in extras[extra]
     }
     used = {
         distribution.get(name, name)

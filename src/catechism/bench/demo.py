@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from catechism.bench.demo_forgetting import forget_person
 from catechism.errors import UsageError
 from catechism.locate.tracing import trace_cause
 from catechism.page import write_page
@@ -25,7 +26,7 @@ _MARK = "made-by-demo"  # a store with this file in it is the demo's own and may
 
 
 def run(console: Console, settings: Settings, *, page: Path) -> dict[str, JSON]:
-    """Teach the demo's feed, show what became of each row, roll one edit back, prove it, and write the page.
+    """Teach the demo's feed, show what became of each row, roll one edit back, prove it, write the page, and forget.
 
     The store stays where `settings.home` says, so that ``catechism ask --explain`` answers on the result.
 
@@ -43,6 +44,7 @@ def run(console: Console, settings: Settings, *, page: Path) -> dict[str, JSON]:
         changed = [o for o in released[1:] if o.edit is not None and o.edit.artifact is not None]
         proof = _roll_back(service, changed[-1], console) if changed else {}
         written = write_page(page_of("What the demo's feed did", service, outcomes, trace=trace, proof=proof), page)
+        forgotten = forget_person(service, page.with_name(f"{page.stem}-certificate.json"), console)
         console.print(f"The report: [bold]{written}[/bold]")
         if released and released[0].lesson is not None:
             prompt = released[0].lesson.fact.prompt
@@ -50,7 +52,7 @@ def run(console: Console, settings: Settings, *, page: Path) -> dict[str, JSON]:
         counted: dict[str, JSON] = dict(Counter(o.ending.value for o in outcomes))
         return {
             "model": live.name, "base": live.base, "endings": counted, "rows": [o.json() for o in outcomes],
-            "proof": dict(proof), "page": str(written), "store": str(settings.home),
+            "proof": dict(proof), "forgotten": forgotten, "page": str(written), "store": str(settings.home),
         }  # fmt: skip
 
 

@@ -23,7 +23,8 @@ def demo(
     """Take a feed of facts through its whole life.
 
     On a model that ships with the package: read, checked, written out, located, edited, judged, released or refused;
-    then one edit is rolled back and the weights are proven to be the old bytes. Nothing is downloaded.
+    then one edit is rolled back and the weights are proven to be the old bytes. Last a person's record is forgotten,
+    attacked beside a model that never knew it, and certified. Nothing is downloaded.
     """
     from rich.console import Console
 

@@ -25,7 +25,7 @@ AUTO, EXACT, NONE = "auto", "exact", "none"
 CONTROLS = {"almanac": "almanac-control"}
 #: Methods in the order in which they are tried, by what is to be said instead. Those that are not there are left out.
 PREFERRED: dict[How, tuple[str, ...]] = {
-    How.ERASE: ("npo", "simnpo", "grad_diff", "undial", "rmu", "memit_forget"),
+    How.ERASE: ("altpo", "npo", "simnpo", "undial", "memit_forget"),
     How.ABSTAIN: ("memit_forget", "idk_dpo", "rome_forget"),
     How.REPLACE: ("memit_forget", "altpo", "rome_forget"),
 }
@@ -87,8 +87,10 @@ class Probe:
 
     @property
     def known(self) -> bool:
-        """Whether the model knows it as it is served, or one of our edits in effect teaches it."""
-        return bool(self.taught_by) or self.canonical or self.right * LEAST_SHARE >= self.asked
+        """Whether the model knows it as it is served, or one of our edits in effect teaches it, or hides it: with the
+        edit out it is said again.
+        """
+        return bool(self.taught_by) or self.canonical or self.right * LEAST_SHARE >= self.asked or self.stays
 
     @property
     def stays(self) -> bool:
