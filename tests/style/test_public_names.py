@@ -75,9 +75,8 @@ def test_every_dependency_is_declared_and_used() -> None:
     distribution = {"lm_eval": "lm-eval", "huggingface_hub": "huggingface-hub"}
     declared = {requirement.split(">")[0] for requirement in project["dependencies"]}
     extras = project["optional-dependencies"]
-    optional = {
-        r.split(">")[0].split("[")[0] for extra in ("peft", "harness", "endpoint", "index", "ray") for r in extras[extra]
-    }
+    named = ("peft", "harness", "endpoint", "index", "ray")
+    optional = {r.split(">")[0].split("[")[0] for extra in named for r in extras[extra]}
     used = {
         distribution.get(name, name)
         for module in modules()

@@ -111,7 +111,7 @@ class Surgeon:
 
     @property
     def recorded(self) -> dict[str, Tensor]:
-        """The recorded value of every parameter that a delta on the model changes, by its name. Not to be written to."""
+        """The recorded value of every parameter that a delta on the model changes, by name. Not to be written to."""
         names = sorted({name for applied in self._applied for name in self._names(applied)})
         return {name: self._originals[name].base for name in names}
 

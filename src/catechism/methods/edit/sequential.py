@@ -180,7 +180,8 @@ class SequentialStream:
             whole = base + self._on_top(facts, base.to(self._live.device), kept_normal.to(self._live.device)).cpu()
         self._facts, self._settled, self._update, self._normal = facts, settled, base, kept_normal
         state = canonical_json({"facts": facts, "settled": settled})
-        tensors = {"facts": torch.frombuffer(bytearray(state), dtype=torch.uint8), "update": base, "normal": kept_normal}
+        texts = torch.frombuffer(bytearray(state), dtype=torch.uint8)
+        tensors = {"facts": texts, "update": base, "normal": kept_normal}
         delta = Delta(self._live.base, {self._live.anatomy.matrix(self._site).address: _thin(whole)}, self._info())
         self._progress = Progress(delta, tensors, self._progress.steps + 1)
         return delta
