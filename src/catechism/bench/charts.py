@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from catechism.locate.pictures import svg_of
@@ -78,12 +79,7 @@ def forgotten(rows: Sequence[Row]) -> list[Picture]:
     control = next((row for row in measured if row["method"] == "control"), None)
     if control is not None:
         axes.axhline(value(control, "worst_attack_recall") or 0.0, color="#888888", linestyle="--", linewidth=1)
-    axes.set_xlim(-0.03, 1.03)
-    axes.set_ylim(-0.03, 1.03)
-    axes.set_xlabel("neighbours answered right")
-    axes.set_ylabel("recall by the worst attack")
-    axes.grid(color="#eeeeee")
-    axes.set_axisbelow(True)
+    _shares(axes, "neighbours answered right", "recall by the worst attack")
     caption = (
         "Each method by neighbours that are answered right (across) and by what its worst attack, relearning apart, "
         "brings back (up; lower is better). The dashed line is the model that never learned. Filled marks: no other is "
@@ -118,14 +114,19 @@ def _scatter(rows: Sequence[Row]) -> str:
             [x], [y], marker=_MARKS[i % 8], s=60, edgecolors=colour, facecolors=colour if is_front else "white",
             zorder=3, label=str(row["method"]),
         )  # fmt: skip
-    axes.set_xlim(-0.03, 1.03)
-    axes.set_ylim(-0.03, 1.03)
-    axes.set_xlabel("locality")
-    axes.set_ylabel("generalisation")
-    axes.grid(color="#eeeeee")
-    axes.set_axisbelow(True)
+    _shares(axes, "locality", "generalisation")
     axes.legend(fontsize="small")
     return svg_of(figure)
+
+
+def _shares(axes: Axes, across: str, up: str) -> None:
+    """A plane of two shares, with a grid behind what is drawn on it."""
+    axes.set_xlim(-0.03, 1.03)
+    axes.set_ylim(-0.03, 1.03)
+    axes.set_xlabel(across)
+    axes.set_ylabel(up)
+    axes.grid(color="#eeeeee")
+    axes.set_axisbelow(True)
 
 
 def _seconds(rows: Sequence[Row]) -> str:

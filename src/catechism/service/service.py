@@ -48,7 +48,6 @@ from catechism.settings import Settings
 from catechism.types import JSON
 
 DEFAULT_MODEL = "almanac"
-VERSION = version("catechism")
 
 
 class Service:
@@ -146,7 +145,8 @@ class Service:
     def certify(self, proof: Proof, file: Path, by: str = "", *, with_text: bool = False) -> tuple[Path, Path]:
         """Write the signed certificate of an audit and its printable page. Gives the two files."""
         by = by or self.settings.user
-        body = certificate_body(self.bench, self.registry, proof, by=by, version=VERSION, with_text=with_text)
+        release = version("catechism")
+        body = certificate_body(self.bench, self.registry, proof, by=by, version=release, with_text=with_text)
         return write_certificate(self.registry, body, file, by=by)
 
     def _forgetting(self, options: Options | None) -> Options:
