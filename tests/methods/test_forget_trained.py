@@ -15,7 +15,7 @@ from torch import Tensor
 
 from catechism.delta import Delta, LowRank, load, save
 from catechism.errors import BadSpec, NoConvergence, WrongBase
-from catechism.methods.forget import blur, ofmu, reglu
+from catechism.methods.forget import ofmu, reglu
 from catechism.methods.forgetting import Forgetter, forgetter
 from catechism.model import LiveModel
 from catechism.model.adapters import Adapters
@@ -253,11 +253,13 @@ def test_a_step_of_blur_lowers_the_forget_loss_whatever_the_retain_loss_wants() 
         loss = step.forget.over_rows(npo(step.forget.nll, step.forget_before.nll, 0.1))
         return {"forget": loss, "retain": -loss + 0.01 * step.retained()["retain"]}
 
+    method: Any = made("blur", live)
+    spec = spec_of("blur", gamma=1.0)
     adapters = stirred(live)
     with adapters.attached(), torch.enable_grad():
         turn = turn_at(live, rows, adapters, terms, alpha=100.0)
-        blur.direction(turn, gamma=1.0)  # moments that have seen something
-        taken, found = blur.direction(turn, gamma=1.0)
+        method.direct(turn, spec)  # moments that have seen something
+        taken, found = method.direct(turn, spec)
         slope = turn.gradient(turn.terms()["forget"])
         alone = turn.moments.precondition(slope)
         asked = turn.moments.precondition([100 * g for g in turn.gradient(turn.terms()["retain"])])

@@ -22,15 +22,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from catechism.delta import Delta
 from catechism.errors import BadSpec
 from catechism.model import LiveModel
-from catechism.model.background import Background
-from catechism.model.forgetting.fitting import Fitting
+from catechism.model.forgetting.fitting import TrainedForgetter
 from catechism.model.forgetting.material import Line, forget_lines, spoken_instead
 from catechism.model.forgetting.names import made_up_name
-from catechism.model.forgetting.objective import Objective, Step, Terms
-from catechism.model.forgetting.trainer import Watch
+from catechism.model.forgetting.objective import Step, Terms
 from catechism.model.forgetting.training import Training, check_above
 from catechism.solve.forgetting import dpo
 from catechism.types import Forgetting, How
@@ -58,35 +55,27 @@ class Spec(Training):
             raise BadSpec(f"alternates={self.alternates!r} is unknown. Use 'relation' or 'model'.")
 
 
-class AltPO:
+class AltPO(TrainedForgetter[Spec]):
     """The method."""
 
     name = "altpo"
     Spec = Spec
     hows = frozenset({How.ERASE, How.REPLACE})
 
-    def __init__(self, background: Background, *, watch: Watch | None = None) -> None:
-        self._fitting = Fitting(background, self.name, self.hows, watch=watch)
-
-    def fit(self, live: LiveModel, request: Forgetting, spec: Spec) -> Delta:
-        """One delta for the whole request.
-
-        Raises: BadSpec where nothing else can be said of a fact; otherwise as `Fitting.check` and `Fitting.fit`.
-        """
-        self._fitting.check(live, request)
-        replaced = request.how is How.REPLACE
+    def terms(self, step: Step, spec: Spec) -> Terms:
+        """The three losses of Eq. 2."""
+        said, other, replaced = step.forget, step.instead, step.material.wanted
         anchor = max(spec.anchor, 1.0) if replaced else spec.anchor
+        counted = other if replaced else said  # what is to be said is pushed to the end
+        gained, lost = step.instead_before.nll - other.nll, step.forget_before.nll - said.nll
+        forget = counted.over_rows(dpo(gained, lost, spec.beta))  # Eq. 1
+        found = {"forget": spec.gamma * forget, **step.retained()}  # Eq. 2
+        return found if anchor == 0 else {**found, "anchor": anchor * other.over_tokens(-other.chosen)}
 
-        def terms(step: Step) -> Terms:
-            said, other = step.forget, step.instead
-            counted = other if replaced else said  # what is to be said is pushed to the end
-            gained, lost = step.instead_before.nll - other.nll, step.forget_before.nll - said.nll
-            forget = counted.over_rows(dpo(gained, lost, spec.beta))  # Eq. 1
-            found = {"forget": spec.gamma * forget, **step.retained()}  # Eq. 2
-            return found if anchor == 0 else {**found, "anchor": anchor * other.over_tokens(-other.chosen)}
-
-        instead = spoken_instead(request, spec.seed) if replaced else list(_alternates(live, request, spec))
-        return self._fitting.fit(live, request, Objective(terms), spec, instead=instead)
+    def instead(self, live: LiveModel, request: Forgetting, spec: Spec) -> list[str]:
+        """The replacement, or other answers. Raises: BadSpec where nothing else can be said of a fact."""
+        replaced = request.how is How.REPLACE
+        return spoken_instead(request, spec.seed) if replaced else list(_alternates(live, request, spec))
 
 
 def _alternates(live: LiveModel, request: Forgetting, spec: Spec) -> Iterator[str]:

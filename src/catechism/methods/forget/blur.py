@@ -21,15 +21,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from catechism.delta import Delta
-from catechism.model import LiveModel
-from catechism.model.background import Background
-from catechism.model.forgetting.fitting import Fitting
-from catechism.model.forgetting.objective import Objective, Step, Terms, Turn
-from catechism.model.forgetting.trainer import Watch
+from catechism.model.forgetting.fitting import TrainedForgetter
+from catechism.model.forgetting.objective import Step, Terms, Turn
 from catechism.model.forgetting.training import Training, check_above
 from catechism.solve.forgetting import combined, forget_first, npo
-from catechism.types import Forgetting, How
 
 SOURCE = "arXiv:2506.08164"
 
@@ -47,32 +42,22 @@ class Spec(Training):
         check_above("gamma", self.gamma)
 
 
-class Blur:
+class Blur(TrainedForgetter[Spec]):
     """The method."""
 
     name = "blur"
     Spec = Spec
-    hows = frozenset({How.ERASE})
 
-    def __init__(self, background: Background, *, watch: Watch | None = None) -> None:
-        self._fitting = Fitting(background, self.name, self.hows, watch=watch)
+    def terms(self, step: Step, spec: Spec) -> Terms:
+        """The loss of NPO, and L_r."""
+        said = step.forget
+        return {"forget": said.over_rows(npo(said.nll, step.forget_before.nll, spec.beta)), **step.retained()}
 
-    def fit(self, live: LiveModel, request: Forgetting, spec: Spec) -> Delta:
-        """One delta for the whole request. Raises as `Fitting.check` and `Fitting.fit`."""
-        self._fitting.check(live, request)
-
-        def terms(step: Step) -> Terms:
-            said = step.forget
-            return {"forget": said.over_rows(npo(said.nll, step.forget_before.nll, spec.beta)), **step.retained()}
-
-        return self._fitting.fit(live, request, Objective(terms, lambda turn: direction(turn, spec.gamma)), spec)
-
-
-def direction(turn: Turn, gamma: float) -> tuple[list[Tensor], Terms]:
-    """The step that is taken, to be subtracted times the rate, and the losses that it was made from."""
-    found = turn.terms()
-    g_f, g_r = turn.gradient(found["forget"]), turn.gradient(found["retain"])
-    turn.moments.see(combined(g_f, g_r, a_times=1.0, b_times=turn.alpha))
-    u_f = turn.moments.precondition(g_f)  # Eq. 2
-    u_r = turn.moments.precondition([turn.alpha * g for g in g_r])
-    return forget_first(u_r, u_f, g_f, gamma), found  # Eq. 1
+    def direct(self, turn: Turn, spec: Spec) -> tuple[list[Tensor], Terms]:
+        """The step of Eq. 1."""
+        found = turn.terms()
+        g_f, g_r = turn.gradient(found["forget"]), turn.gradient(found["retain"])
+        turn.moments.see(combined(g_f, g_r, a_times=1.0, b_times=turn.alpha))
+        u_f = turn.moments.precondition(g_f)  # Eq. 2
+        u_r = turn.moments.precondition([turn.alpha * g for g in g_r])
+        return forget_first(u_r, u_f, g_f, spec.gamma), found  # Eq. 1

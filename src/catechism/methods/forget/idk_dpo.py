@@ -15,13 +15,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from catechism.delta import Delta
 from catechism.model import LiveModel
-from catechism.model.background import Background
-from catechism.model.forgetting.fitting import Fitting
+from catechism.model.forgetting.fitting import TrainedForgetter
 from catechism.model.forgetting.material import spoken_instead
-from catechism.model.forgetting.objective import Objective, Step, Terms
-from catechism.model.forgetting.trainer import Watch
+from catechism.model.forgetting.objective import Step, Terms
 from catechism.model.forgetting.training import Training, check_above
 from catechism.solve.forgetting import dpo
 from catechism.types import Forgetting, How
@@ -44,26 +41,21 @@ class Spec(Training):
         check_above("anchor", self.anchor, equal=True)
 
 
-class IdkDPO:
+class IdkDPO(TrainedForgetter[Spec]):
     """The method."""
 
     name = "idk_dpo"
     Spec = Spec
     hows = frozenset({How.ABSTAIN})
 
-    def __init__(self, background: Background, *, watch: Watch | None = None) -> None:
-        self._fitting = Fitting(background, self.name, self.hows, watch=watch)
+    def terms(self, step: Step, spec: Spec) -> Terms:
+        """The three losses of Eq. 2."""
+        said, idk = step.forget, step.instead
+        gained, lost = step.instead_before.nll - idk.nll, step.forget_before.nll - said.nll
+        forget = idk.over_rows(dpo(gained, lost, spec.beta))  # Eq. 1
+        found = {"forget": spec.gamma * forget, **step.retained()}  # Eq. 2
+        return found if spec.anchor == 0 else {**found, "anchor": spec.anchor * idk.over_tokens(-idk.chosen)}
 
-    def fit(self, live: LiveModel, request: Forgetting, spec: Spec) -> Delta:
-        """One delta for the whole request. Raises as `Fitting.check` and `Fitting.fit`."""
-        self._fitting.check(live, request)
-
-        def terms(step: Step) -> Terms:
-            said, idk = step.forget, step.instead
-            gained, lost = step.instead_before.nll - idk.nll, step.forget_before.nll - said.nll
-            forget = idk.over_rows(dpo(gained, lost, spec.beta))  # Eq. 1
-            found = {"forget": spec.gamma * forget, **step.retained()}  # Eq. 2
-            return found if spec.anchor == 0 else {**found, "anchor": spec.anchor * idk.over_tokens(-idk.chosen)}
-
-        instead = spoken_instead(request, spec.seed)
-        return self._fitting.fit(live, request, Objective(terms), spec, instead=instead)
+    def instead(self, live: LiveModel, request: Forgetting, spec: Spec) -> list[str]:
+        """One abstention for all rows."""
+        return spoken_instead(request, spec.seed)

@@ -15,16 +15,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from catechism.delta import Delta
 from catechism.errors import BadSpec
-from catechism.model import LiveModel
-from catechism.model.background import Background
-from catechism.model.forgetting.fitting import Fitting
-from catechism.model.forgetting.objective import Objective, Step, Terms
-from catechism.model.forgetting.trainer import Watch
+from catechism.model.forgetting.fitting import TrainedForgetter
+from catechism.model.forgetting.objective import Step, Terms
 from catechism.model.forgetting.training import Training, check_above
 from catechism.solve.forgetting import kl
-from catechism.types import Forgetting, How
 
 SOURCE = "arXiv:2401.06121"
 
@@ -43,24 +38,15 @@ class Spec(Training):
         check_above("gamma", self.gamma)
 
 
-class KLRegularised:
+class KLRegularised(TrainedForgetter[Spec]):
     """The method."""
 
     name = "kl"
     Spec = Spec
-    hows = frozenset({How.ERASE})
 
-    def __init__(self, background: Background, *, watch: Watch | None = None) -> None:
-        self._fitting = Fitting(background, self.name, self.hows, watch=watch)
-
-    def fit(self, live: LiveModel, request: Forgetting, spec: Spec) -> Delta:
-        """One delta for the whole request. Raises as `Fitting.check` and `Fitting.fit`."""
-        self._fitting.check(live, request)
-
-        def terms(step: Step) -> Terms:
-            said, kept = step.forget, step.retain
-            ascent = said.over_tokens(said.chosen)  # Eq. 1
-            held = kept.over_tokens(kl(kept.logprobs, step.retain_distributions()))  # Eq. 2
-            return {"forget": spec.gamma * ascent, "retain": held}
-
-        return self._fitting.fit(live, request, Objective(terms), spec)
+    def terms(self, step: Step, spec: Spec) -> Terms:
+        """The two losses, Eq. 1 and Eq. 2."""
+        said, kept = step.forget, step.retain
+        ascent = said.over_tokens(said.chosen)  # Eq. 1
+        held = kept.over_tokens(kl(kept.logprobs, step.retain_distributions()))  # Eq. 2
+        return {"forget": spec.gamma * ascent, "retain": held}

@@ -25,15 +25,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from catechism.delta import Delta
-from catechism.model import LiveModel
-from catechism.model.background import Background
-from catechism.model.forgetting.fitting import Fitting
-from catechism.model.forgetting.objective import Objective, Step, Terms, Turn
-from catechism.model.forgetting.trainer import Watch
+from catechism.model.forgetting.fitting import TrainedForgetter
+from catechism.model.forgetting.objective import Step, Terms, Turn
 from catechism.model.forgetting.training import Training, check_above
 from catechism.solve.forgetting import away_from, capped_ascent, combined, inner
-from catechism.types import Forgetting, How
 
 SOURCE = "arXiv:2509.22483"
 
@@ -60,45 +55,35 @@ class Spec(Training):
         check_above("rho_max", self.rho_max, equal=True)
 
 
-class OFMU:
+class OFMU(TrainedForgetter[Spec]):
     """The method."""
 
     name = "ofmu"
     Spec = Spec
-    hows = frozenset({How.ERASE})
 
-    def __init__(self, background: Background, *, watch: Watch | None = None) -> None:
-        self._fitting = Fitting(background, self.name, self.hows, watch=watch)
+    def terms(self, step: Step, spec: Spec) -> Terms:
+        """-L_f of Eq. 1, and L_r."""
+        said = step.forget
+        cap = math.log(said.logprobs.shape[1])
+        return {"forget": said.over_tokens(capped_ascent(said.chosen, cap)), **step.retained()}
 
-    def fit(self, live: LiveModel, request: Forgetting, spec: Spec) -> Delta:
-        """One delta for the whole request. Raises as `Fitting.check` and `Fitting.fit`."""
-        self._fitting.check(live, request)
-
-        def terms(step: Step) -> Terms:
-            said = step.forget
-            cap = math.log(said.logprobs.shape[1])
-            return {"forget": said.over_tokens(capped_ascent(said.chosen, cap)), **step.retained()}
-
-        return self._fitting.fit(live, request, Objective(terms, lambda turn: direction(turn, spec)), spec)
-
-
-def direction(turn: Turn, spec: Spec) -> tuple[list[Tensor], Terms]:
-    """The inner loop, in place, and the outer step. The term "forget" is -L_f, so Phi's signs are turned round."""
-    found: Terms = {}
-    lowered: list[Tensor] = []
-    for _ in range(spec.inner_steps):
-        found = turn.terms()
-        lowered = similarity_aware(turn, found, spec.b)  # -grad Phi
-        turn.moments.see(lowered)
-        with torch.no_grad():
-            for parameter, change in zip(turn.parameters, turn.moments.precondition(lowered), strict=True):
-                parameter -= turn.rate * change  # Eq. 2
-    rho = min(spec.rho * spec.growth**turn.step.number, spec.rho_max)
-    kept = turn.gradient(turn.terms()["retain"])
-    bent = along(turn, "forget", lowered)  # H_f grad Phi: both signs are turned
-    outer = combined(kept, bent, a_times=turn.alpha, b_times=2 * rho)
-    turn.moments.see(outer)
-    return turn.moments.precondition(outer), found  # Eq. 3
+    def direct(self, turn: Turn, spec: Spec) -> tuple[list[Tensor], Terms]:
+        """The inner loop, in place, and the outer step. The term "forget" is -L_f, so Phi's signs are turned round."""
+        found: Terms = {}
+        lowered: list[Tensor] = []
+        for _ in range(spec.inner_steps):
+            found = turn.terms()
+            lowered = similarity_aware(turn, found, spec.b)  # -grad Phi
+            turn.moments.see(lowered)
+            with torch.no_grad():
+                for parameter, change in zip(turn.parameters, turn.moments.precondition(lowered), strict=True):
+                    parameter -= turn.rate * change  # Eq. 2
+        rho = min(spec.rho * spec.growth**turn.step.number, spec.rho_max)
+        kept = turn.gradient(turn.terms()["retain"])
+        bent = along(turn, "forget", lowered)  # H_f grad Phi: both signs are turned
+        outer = combined(kept, bent, a_times=turn.alpha, b_times=2 * rho)
+        turn.moments.see(outer)
+        return turn.moments.precondition(outer), found  # Eq. 3
 
 
 def similarity_aware(turn: Turn, found: Terms, b: float) -> list[Tensor]:

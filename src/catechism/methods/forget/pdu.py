@@ -20,15 +20,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from catechism.delta import Delta
-from catechism.model import LiveModel
-from catechism.model.background import Background
-from catechism.model.forgetting.fitting import Fitting
-from catechism.model.forgetting.objective import Objective, Step, Terms, Turn
-from catechism.model.forgetting.trainer import Watch
+from catechism.model.forgetting.fitting import TrainedForgetter
+from catechism.model.forgetting.objective import Step, Terms, Turn
 from catechism.model.forgetting.training import Training, check_above
 from catechism.solve.forgetting import dual, flatness
-from catechism.types import Forgetting, How
 
 SOURCE = "arXiv:2506.05314"
 
@@ -50,29 +45,21 @@ class Spec(Training):
         check_above("gamma", self.gamma)
 
 
-class PDU:
+class PDU(TrainedForgetter[Spec]):
     """The method."""
 
     name = "pdu"
     Spec = Spec
-    hows = frozenset({How.ERASE})
 
-    def __init__(self, background: Background, *, watch: Watch | None = None) -> None:
-        self._fitting = Fitting(background, self.name, self.hows, watch=watch)
+    def terms(self, step: Step, spec: Spec) -> Terms:
+        """The two losses of Eq. 2."""
+        said = step.forget
+        return {"forget": spec.gamma * said.over_tokens(flatness(said.logprobs)), **step.retained()}  # Eq. 1
 
-    def fit(self, live: LiveModel, request: Forgetting, spec: Spec) -> Delta:
-        """One delta for the whole request. Raises as `Fitting.check` and `Fitting.fit`."""
-        self._fitting.check(live, request)
-
-        def terms(step: Step) -> Terms:
-            said = step.forget
-            return {"forget": spec.gamma * said.over_tokens(flatness(said.logprobs)), **step.retained()}  # Eq. 1
-
-        def direct(turn: Turn) -> tuple[list[Tensor], Terms]:
-            found, state = turn.terms(), turn.step.state
-            lam = state.get(LAM, turn.alpha)
-            loss = found["forget"] + lam * (found["retain"] - spec.eps)  # Eq. 2
-            state[LAM] = dual(lam, float(found["retain"].detach()), spec.eps, spec.eta)  # Eq. 3
-            return turn.adam(turn.gradient(loss)), {**found, LAM: found["forget"].new_tensor(lam)}
-
-        return self._fitting.fit(live, request, Objective(terms, direct), spec)
+    def direct(self, turn: Turn, spec: Spec) -> tuple[list[Tensor], Terms]:
+        """The gradient of Eq. 2, and a step of lam."""
+        found, state = turn.terms(), turn.step.state
+        lam = state.get(LAM, turn.alpha)
+        loss = found["forget"] + lam * (found["retain"] - spec.eps)  # Eq. 2
+        state[LAM] = dual(lam, float(found["retain"].detach()), spec.eps, spec.eta)  # Eq. 3
+        return turn.adam(turn.gradient(loss)), {**found, LAM: found["forget"].new_tensor(lam)}

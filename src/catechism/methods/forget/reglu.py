@@ -18,24 +18,21 @@ C_R; here padding and what the tokenizer puts in front do not count. The names i
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from catechism.delta import Delta
 from catechism.errors import BadSpec
 from catechism.model import LiveModel
 from catechism.model.adapters import Adapters
-from catechism.model.background import Background
-from catechism.model.forgetting.fitting import Fitting
+from catechism.model.forgetting.fitting import TrainedForgetter
 from catechism.model.forgetting.material import Material
 from catechism.model.forgetting.objective import Objective, Step, Terms
 from catechism.model.forgetting.outputs import summed_outputs
-from catechism.model.forgetting.trainer import Watch
 from catechism.model.forgetting.training import Training, check_above
 from catechism.solve.forgetting import forget_directions, inverted_hinge, overlap, retain_directions
-from catechism.types import Forgetting, How
 
 SOURCE = "sustech-nlp/ReGLU (released code); arXiv:2408.06621 (IHL)"
 
@@ -62,36 +59,27 @@ class Spec(Training):
         check_above("samples", self.samples, 1, equal=True)
 
 
-class ReGLU:
+class ReGLU(TrainedForgetter[Spec]):
     """The method."""
 
     name = "reglu"
     Spec = Spec
-    hows = frozenset({How.ERASE})
 
-    def __init__(self, background: Background, *, watch: Watch | None = None) -> None:
-        self._fitting = Fitting(background, self.name, self.hows, watch=watch)
+    def terms(self, step: Step, spec: Spec, apart: Mapping[str, Tensor] = {}) -> Terms:
+        """The three losses of Eq. 1; `apart` has P of every matrix."""
+        said = step.forget
+        forget = said.over_tokens(inverted_hinge(said.logprobs, said.tokens))  # Eq. 2
+        written = torch.stack([overlap(A, apart[address]) for address, (A, _) in step.adapters.factors.items()])
+        return {"forget": spec.gamma * forget, **step.retained(), "apart": spec.lam * written.sum()}  # Eq. 1
 
-    def fit(self, live: LiveModel, request: Forgetting, spec: Spec) -> Delta:
-        """One delta for the whole request. Raises as `Fitting.check` and `Fitting.fit`; BadSpec too for a rank above
-        the rows of a matrix."""
-        self._fitting.check(live, request)
-        retained: dict[str, Tensor] = {}  # P of every matrix
+    def objective(self, spec: Spec) -> Objective:
+        """With what is made before the first step. Raises then: BadSpec for a rank above the rows of a matrix."""
+        apart: dict[str, Tensor] = {}
 
         def prepare(live: LiveModel, adapters: Adapters, rows: Material) -> None:
-            retained.update(begin(live, adapters, rows, spec))
+            apart.update(begin(live, adapters, rows, spec))
 
-        def terms(step: Step) -> Terms:
-            said = step.forget
-            forget = said.over_tokens(inverted_hinge(said.logprobs, said.tokens))  # Eq. 2
-            written = [overlap(A, retained[address]) for address, (A, _) in step.adapters.factors.items()]
-            return {
-                "forget": spec.gamma * forget,
-                **step.retained(),
-                "apart": spec.lam * torch.stack(written).sum(),
-            }  # Eq. 1
-
-        return self._fitting.fit(live, request, Objective(terms, prepare=prepare), spec)
+        return Objective(lambda step: self.terms(step, spec, apart), prepare=prepare)
 
 
 def begin(live: LiveModel, adapters: Adapters, rows: Material, spec: Spec) -> dict[str, Tensor]:

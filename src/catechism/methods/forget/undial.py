@@ -15,15 +15,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from catechism.delta import Delta
-from catechism.model import LiveModel
-from catechism.model.background import Background
-from catechism.model.forgetting.fitting import Fitting
-from catechism.model.forgetting.objective import Objective, Step, Terms
-from catechism.model.forgetting.trainer import Watch
+from catechism.model.forgetting.fitting import TrainedForgetter
+from catechism.model.forgetting.objective import Step, Terms
 from catechism.model.forgetting.training import Training, check_above
 from catechism.solve.forgetting import undial
-from catechism.types import Forgetting, How
 
 SOURCE = "arXiv:2402.10052"
 
@@ -41,23 +36,15 @@ class Spec(Training):
         check_above("gamma", self.gamma)
 
 
-class Undial:
+class Undial(TrainedForgetter[Spec]):
     """The method."""
 
     name = "undial"
     Spec = Spec
-    hows = frozenset({How.ERASE})
+    keeps = False
 
-    def __init__(self, background: Background, *, watch: Watch | None = None) -> None:
-        self._fitting = Fitting(background, self.name, self.hows, keeps=False, watch=watch)
-
-    def fit(self, live: LiveModel, request: Forgetting, spec: Spec) -> Delta:
-        """One delta for the whole request. Raises as `Fitting.check` and `Fitting.fit`."""
-        self._fitting.check(live, request)
-
-        def terms(step: Step) -> Terms:
-            said, before = step.forget, step.forget_distributions()
-            forget = said.over_tokens(undial(said.logprobs, before, said.tokens, spec.beta))  # Eq. 1, Eq. 2
-            return {"forget": spec.gamma * forget, **step.retained()}
-
-        return self._fitting.fit(live, request, Objective(terms), spec)
+    def terms(self, step: Step, spec: Spec) -> Terms:
+        """The loss of Eq. 2, and what is kept."""
+        said, before = step.forget, step.forget_distributions()
+        forget = said.over_tokens(undial(said.logprobs, before, said.tokens, spec.beta))  # Eq. 1, Eq. 2
+        return {"forget": spec.gamma * forget, **step.retained()}

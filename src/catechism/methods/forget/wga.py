@@ -12,15 +12,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from catechism.delta import Delta
-from catechism.model import LiveModel
-from catechism.model.background import Background
-from catechism.model.forgetting.fitting import Fitting
-from catechism.model.forgetting.objective import Objective, Step, Terms
-from catechism.model.forgetting.trainer import Watch
+from catechism.model.forgetting.fitting import TrainedForgetter
+from catechism.model.forgetting.objective import Step, Terms
 from catechism.model.forgetting.training import Training, check_above
 from catechism.solve.forgetting import weighted_ascent
-from catechism.types import Forgetting, How
 
 SOURCE = "arXiv:2502.19301"
 
@@ -38,23 +33,14 @@ class Spec(Training):
         check_above("gamma", self.gamma)
 
 
-class WGA:
+class WGA(TrainedForgetter[Spec]):
     """The method."""
 
     name = "wga"
     Spec = Spec
-    hows = frozenset({How.ERASE})
 
-    def __init__(self, background: Background, *, watch: Watch | None = None) -> None:
-        self._fitting = Fitting(background, self.name, self.hows, watch=watch)
-
-    def fit(self, live: LiveModel, request: Forgetting, spec: Spec) -> Delta:
-        """One delta for the whole request. Raises as `Fitting.check` and `Fitting.fit`."""
-        self._fitting.check(live, request)
-
-        def terms(step: Step) -> Terms:
-            said = step.forget
-            forget = said.over_tokens(weighted_ascent(said.chosen, spec.beta))  # Eq. 1
-            return {"forget": spec.gamma * forget, **step.retained()}  # Eq. 2
-
-        return self._fitting.fit(live, request, Objective(terms), spec)
+    def terms(self, step: Step, spec: Spec) -> Terms:
+        """The two losses of Eq. 2."""
+        said = step.forget
+        forget = said.over_tokens(weighted_ascent(said.chosen, spec.beta))  # Eq. 1
+        return {"forget": spec.gamma * forget, **step.retained()}  # Eq. 2

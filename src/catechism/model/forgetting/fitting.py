@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import ClassVar, Generic, TypeVar
+
+from torch import Tensor
 
 from catechism.delta import Delta
 from catechism.errors import BadSpec
@@ -12,11 +16,13 @@ from catechism.hashing import digest_json
 from catechism.model.background import Background
 from catechism.model.cache import cache_file
 from catechism.model.forgetting.material import Material, material
-from catechism.model.forgetting.objective import Objective
+from catechism.model.forgetting.objective import Objective, Step, Terms, Turn, descend
 from catechism.model.forgetting.trainer import Watch, train
 from catechism.model.forgetting.training import Training
 from catechism.model.live import LiveModel
 from catechism.types import JSON, Forgetting, How
+
+S = TypeVar("S", bound=Training)
 
 
 class Fitting:
@@ -111,3 +117,47 @@ class Fitting:
         key = digest_json({"settings": settings, "model": live.digest(), "rows": asked})
         file = cache_file(self._background.cache, f"forget-{self._name}", key)
         return None if file is None else (file, key)
+
+
+class TrainedForgetter(ABC, Generic[S]):
+    """A method that is its loss: `terms`. The other hooks are for methods that need more.
+
+    Attributes:
+        name: of the method.
+        Spec: its settings.
+        hows: what it can put in the place of what is forgotten.
+        keeps: whether it needs something to keep.
+
+    Args:
+        background, watch: as for `Fitting`.
+    """
+
+    name: ClassVar[str]
+    Spec: ClassVar[type[Training]]
+    hows: ClassVar[frozenset[How]] = frozenset({How.ERASE})
+    keeps: ClassVar[bool] = True
+
+    def __init__(self, background: Background, *, watch: Watch | None = None) -> None:
+        self._fitting = Fitting(background, self.name, self.hows, keeps=self.keeps, watch=watch)
+
+    def fit(self, live: LiveModel, request: Forgetting, spec: S) -> Delta:
+        """One delta for the whole request. Raises as `Fitting.check`, `instead` and `Fitting.fit`."""
+        self._fitting.check(live, request)
+        instead = self.instead(live, request, spec)
+        return self._fitting.fit(live, request, self.objective(spec), spec, instead=instead)
+
+    @abstractmethod
+    def terms(self, step: Step, spec: S) -> Terms:
+        """The losses of a step."""
+
+    def direct(self, turn: Turn, spec: S) -> tuple[list[Tensor], Terms]:
+        """The direction of a step, with the losses that it was made from: Adam's, of the weighted sum."""
+        return descend(turn)
+
+    def instead(self, live: LiveModel, request: Forgetting, spec: S) -> Sequence[str] | None:
+        """Another answer for every one of `forget_lines`; None for a method that asks for none."""
+        return None
+
+    def objective(self, spec: S) -> Objective:
+        """What the trainer is handed."""
+        return Objective(lambda step: self.terms(step, spec), lambda turn: self.direct(turn, spec))

@@ -166,7 +166,7 @@ class Turn:
         return self.moments.direction()
 
 
-def _descend(turn: Turn) -> tuple[list[Tensor], Terms]:
+def descend(turn: Turn) -> tuple[list[Tensor], Terms]:
     """Adam on the weighted sum."""
     terms = turn.terms()
     return turn.adam(turn.gradient(turn.weighted(terms))), terms
@@ -186,7 +186,7 @@ class Objective:
     """
 
     terms: Callable[[Step], Terms]
-    direct: Callable[[Turn], tuple[list[Tensor], Terms]] = _descend
+    direct: Callable[[Turn], tuple[list[Tensor], Terms]] = descend
     prepare: Callable[[LiveModel, Adapters, Material], None] | None = None
     state: dict[str, float] = field(default_factory=dict[str, float])
     only: frozenset[str] | None = None
