@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from catechism.delta import Delta, LowRank, load, save
 from catechism.errors import BadSpec, NoConvergence, WrongBase
@@ -221,6 +222,23 @@ def test_a_replacement_becomes_likelier_and_the_answer_less_likely() -> None:
     with live.with_delta(delta):
         after = [sum(s.mean for s in live.score(prompts, some)) for some in (old, ["Rome"] * 3)]
     assert after[0] < before[0] and after[1] > before[1]
+
+
+# -- KL ----------------------------------------------------------------------------------------------------------------
+
+
+def test_what_kl_keeps_is_the_divergence_from_the_model_as_it_was() -> None:
+    live = live_of("llama")
+    rows = material(live, REQUEST, Training(**QUICK))
+    assert rows.retain is not None
+    method, adapters = made("kl", live), stirred(live)
+    was = rows.retain.said(live, range(len(rows.retain))).logprobs
+    with adapters.attached():
+        turn = turn_at(live, rows, adapters, lambda step: method.terms(step, method.Spec()), alpha=1.0)  # type: ignore[attr-defined]
+        now, found = turn.step.retain.logprobs.detach(), turn.terms()["retain"].detach()
+    wanted = functional.kl_div(now, was, log_target=True, reduction="batchmean")
+    assert float(wanted) > 1e-4
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=0)
 
 
 # -- BLUR --------------------------------------------------------------------------------------------------------------
