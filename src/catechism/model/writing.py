@@ -220,3 +220,13 @@ def early_layer(live: LiveModel) -> int:
             f"{live.name} has no dense MLP, every layer is a mixture of experts. Choose a dense model to edit an MLP."
         )
     return next((layer for layer in dense if layer >= live.anatomy.n_layers // 5), dense[-1])
+
+
+def settings_of(live: LiveModel, spec: Any, *, spread: int) -> Settings:
+    """Settings of a method of forgetting from its own, which hold it to no essence and no anchor.
+
+    Where its `layer` is None it is `early_layer`, and raises as that.
+    """
+    layer = early_layer(live) if spec.layer is None else spec.layer
+    same = ("gain", "contexts", "context_tokens", "frames", "decay", "seed")
+    return Settings(layer=layer, spread=spread, kl=0.0, anchor=0, **{name: getattr(spec, name) for name in same})

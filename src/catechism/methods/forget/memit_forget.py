@@ -31,7 +31,7 @@ from catechism.model.forgetting.fitting import Fitting
 from catechism.model.forgetting.prompts import as_fact, subject_rows, subjects_of
 from catechism.model.reading import Gain
 from catechism.model.target_tokens import check_facts
-from catechism.model.writing import Settings, Writing, early_layer
+from catechism.model.writing import Writing, settings_of
 from catechism.solve import Factors, ridge_update
 from catechism.solve.values import Search, find_values
 from catechism.types import JSON, Forgetting, How, Site
@@ -81,18 +81,8 @@ class MemitForget:
         """
         Fitting(self._background, self.name, self.hows, keeps=False).check(live, request)
         check_facts(live, [one.fact for one in request.forget])
-        settings = Settings(
-            layer=early_layer(live) if spec.layer is None else spec.layer,
-            spread=min(5, max(1, live.anatomy.n_layers // 6)) if spec.spread is None else spec.spread,
-            gain=spec.gain,
-            contexts=spec.contexts,
-            context_tokens=spec.context_tokens,
-            frames=spec.frames,
-            kl=0.0,
-            decay=spec.decay,
-            anchor=0,
-            seed=spec.seed,
-        )
+        spread = min(5, max(1, live.anatomy.n_layers // 6)) if spec.spread is None else spec.spread
+        settings = settings_of(live, spec, spread=spread)
         subjects = subjects_of(live, request, seed=spec.seed)
         writing = Writing(live, self._background, [as_fact(one) for one in subjects], settings)
         writing.rows = subject_rows(live, subjects, writing.reading.contexts)

@@ -35,7 +35,7 @@ from catechism.model.forgetting.fitting import Fitting
 from catechism.model.forgetting.prompts import as_fact, subject_rows, subjects_of
 from catechism.model.reading import Gain
 from catechism.model.target_tokens import check_facts
-from catechism.model.writing import Settings, Writing, early_layer, last_layers, standing
+from catechism.model.writing import Writing, last_layers, settings_of, standing
 from catechism.solve import Factors, equality_update
 from catechism.solve.values import Search, find_values
 from catechism.types import JSON, Forgetting, How, Site
@@ -81,18 +81,7 @@ class RomeForget:
         """
         Fitting(self._background, self.name, self.hows, keeps=False).check(live, request)
         check_facts(live, [one.fact for one in request.forget])
-        settings = Settings(
-            layer=early_layer(live) if spec.layer is None else spec.layer,
-            spread=1,
-            gain=spec.gain,
-            contexts=spec.contexts,
-            context_tokens=spec.context_tokens,
-            frames=spec.frames,
-            kl=0.0,
-            decay=spec.decay,
-            anchor=0,
-            seed=spec.seed,
-        )
+        settings = settings_of(live, spec, spread=1)
         (site,) = last_layers(live, settings.layer, 1)
         statistics = self._background.covariance(site)
         factor = self._factors.of(statistics.key, statistics.matrix.to(live.device))
