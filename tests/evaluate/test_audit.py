@@ -11,8 +11,9 @@ import torch
 from catechism.bench.forget_cases import ForgetCase, forget_people
 from catechism.delta import Delta
 from catechism.errors import UsageError
-from catechism.evaluate.audit import QUICK, Audit, Auditor, Family, Kept, Profile, Word, audit, in_sequence
+from catechism.evaluate.audit import QUICK, Audit, Auditor, Family, Kept, Profile, Word, audit, in_sequence, run
 from catechism.model import LiveModel
+from catechism.model.merged import merged
 from catechism.model.target_tokens import target_tokens
 from catechism.model.tuning import TunedMatrix
 from catechism.reference import open_model
@@ -142,6 +143,32 @@ def test_exactly_removed_is_a_matter_of_the_caller_unless_it_still_answers(
     assert auditor.audit(knowing, before=before, exact=True).verdict is Word.FAILED
     with pytest.raises(UsageError, match="profile 'tiny' and seed 0"):
         Auditor(control, case.request, kept_of(case), profile=FAST, seed=1).audit(knowing, before=before)
+
+
+def test_the_control_is_measured_again_only_when_its_bytes_are_others(
+    case: ForgetCase, control: LiveModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[str] = []
+    real = run.measure
+    monkeypatch.setattr(
+        run, "measure", lambda live, *rest, **more: measured.append(live.digest()) or real(live, *rest, **more)
+    )
+    auditor = Auditor(control, case.request, kept_of(case), profile=FAST, seed=0)
+    before = auditor.measure_before(control)
+    first = auditor.audit(control, before=before)
+    assert measured == [control.base]
+    assert auditor.audit(merged(control), before=before).rows == first.rows  # another model is asked itself
+    weight = next(control.model.parameters())
+    kept = weight[0, 0].item()
+    weight[0, 0] = kept + 1e-3  # behind the back of every record, so that only a full digest sees it
+    try:
+        assert control.digest() == control.base
+        auditor.audit(control, before=before)
+    finally:
+        weight[0, 0] = kept
+    assert len(measured) == 3
+    auditor.audit(control, before=before)
+    assert len(measured) == 3
 
 
 def test_requests_in_sequence_are_all_audited_at_the_end(

@@ -134,19 +134,16 @@ class Trial:
         never = None if control is None else control.live
         self._auditor = Auditor(never, case.request, kept, profile=profile, seed=seed, progress=self._tell)
         self._what = ""
+        self._asked: dict[str, Rate] = {}
 
     @cached_property
     def _before(self) -> Before:
         return self._auditor.measure_before(self._stage.live)
 
-    @cached_property
-    def _retained_before(self) -> float:
-        return self._retained(self._stage.live).value
-
     def method(self, one: Forgetter) -> tuple[dict[str, JSON], Audit]:
         """Forget by a method and audit what is left."""
         live, self._what = self._stage.live, one.name
-        before, retained = self._before, self._retained_before
+        before, retained = self._before, self._retained(live).value
         request = asked_of(self._request, one.hows)
         self._console.print(f"{live.name}: {one.name} forgets {len(request.forget)} facts")
         started = time.perf_counter()
@@ -159,13 +156,17 @@ class Trial:
         return {**row, "how": request.how.value, "record": delta.info.get("record")}, audit
 
     def control(self, control: Stage) -> tuple[dict[str, JSON], Audit]:
-        """The control in the place of the model: what no forgetting can be better than."""
+        """The control in the place of the model, with its own values: what no forgetting can be better than."""
         self._what = "control"
         audit = self._auditor.audit(control.live)
         return row_of(audit, self._retained(control.live), 0.0, 0), audit
 
     def exact(self, control: Stage) -> tuple[dict[str, JSON], Audit]:
-        """Teach the control by an edit of ours, take the edit out, and audit: what the removal of an edit is worth."""
+        """Teach the control by an edit of ours, take the edit out, and audit: what the removal of an edit is worth.
+
+        The bytes are proven by hashing every parameter again, here and by the auditor. Only if they are the control's
+        are its values taken for the row's; were a bit of the edit left, the model would be measured as it is.
+        """
         live, self._what = control.live, "exact"
         editor: Any = control.editor(TEACHER)
         layer, _ = choose_layer(TEACHER, live, self._request.forget, control.background)
@@ -181,11 +182,16 @@ class Trial:
         return row, audit
 
     def _retained(self, live: LiveModel) -> Rate:
-        """Share of the facts that a method is shown to keep that are answered right on their canonical prompt."""
-        asked = self._request.retain
+        """Share of the facts that a method is shown to keep that are answered right on their canonical prompt.
+
+        Weights of the same full digest are asked once.
+        """
+        digest, asked = live.digest(full=True), self._request.retain
+        if digest in self._asked:
+            return self._asked[digest]
         said = live.generate([one.fact.prompt for one in asked], max_new_tokens=answer_budget(asked))
         right = [passes(answer.text, (one.fact.object,)) for answer, one in zip(said, asked, strict=True)]
-        return wilson(sum(right), len(right))
+        return self._asked.setdefault(digest, wilson(sum(right), len(right)))
 
     def _tell(self, what: str, done: int, of: int) -> None:
         if done < of:

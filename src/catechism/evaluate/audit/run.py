@@ -21,6 +21,9 @@ from catechism.types import Forgetting
 class Auditor:
     """Audits edits of one request against one control, which is measured once.
 
+    Audited itself, the control is not measured again as long as its full digest is that of when it was measured: every
+    measure is seeded, so the same bytes have the same values. With one bit changed everything is measured anew.
+
     Args:
         control: a model that never learned what is to be forgotten; None if there is none, and then the verdict is at
             best "suppressed".
@@ -47,9 +50,19 @@ class Auditor:
         self._plan = plan_of(request, kept, profile, seed)
 
     @cached_property
-    def _never(self) -> Measured | None:
-        """The control's values."""
-        return None if self._control is None else measure(self._control, self._plan, self._progress, who="control")
+    def _never(self) -> tuple[Measured | None, str]:
+        """The control's values, and the full digest that it has them under."""
+        if self._control is None:
+            return None, ""
+        digest = self._control.digest(full=True)
+        return measure(self._control, self._plan, self._progress, who="control"), digest
+
+    def _measured(self, live: LiveModel) -> Measured:
+        """A model's values: those at hand if it is the control, and still byte for byte what was measured."""
+        never, digest = self._never
+        if never is not None and live is self._control and live.digest(full=True) == digest:
+            return never
+        return measure(live, self._plan, self._progress)
 
     def measure_before(self, live: LiveModel) -> Before:
         """What a model does before the edit, as it is; to be taken once for many edits of it."""
@@ -74,8 +87,7 @@ class Auditor:
                 f"`before` was measured with profile {before.profile!r} and seed {before.seed}, the audit has "
                 f"{plan.profile.name!r} and {plan.seed}. Measure it with the same."
             )
-        mine = measure(live, plan, self._progress)
-        rows = rows_of(plan, mine, self._never, before)
+        rows = rows_of(plan, self._measured(live), self._never[0], before)
         rows += self._depth(live, before) + self._spill(live, before)
         word, reasons, not_shown = judge(rows, control=self._control is not None, exact=exact)
         control = None if self._control is None else self._control.digest()
@@ -96,7 +108,7 @@ class Auditor:
             return [Row("depth", Family.DEPTH, None, decides=False, note=note)]
         layers = depth.layers_of(live, plan.profile.layers)
         lost = depth.losses(before.full, live, plan.items, layers)
-        control = depth.losses(before.full, self._control, plan.items, layers)
+        control = lost if live is self._control else depth.losses(before.full, self._control, plan.items, layers)
         scores = [
             depth.depth_score(a, b) for a, b in zip(zip(*lost, strict=True), zip(*control, strict=True), strict=True)
         ]
