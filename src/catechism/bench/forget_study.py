@@ -6,7 +6,7 @@ not said.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import cast
 
 from rich.console import Console
@@ -17,6 +17,8 @@ from catechism.settings import Settings
 from catechism.types import JSON
 
 Found = Mapping[str, JSON]
+#: Audits by method, without the yardsticks.
+Audits = Mapping[str, Found]
 
 #: Methods that the questions are put to: ascent, preferences, another answer, representations, a closed form.
 METHODS = ("grad_diff", "npo", "simnpo", "idk_dpo", "altpo", "rmu", "undial", "rome_forget")
@@ -38,39 +40,29 @@ def run(request: forget.Request, settings: Settings, console: Console) -> dict[s
 def answers(found: Found) -> list[str]:
     """A paragraph for each question."""
     rows = cast("list[dict[str, JSON]]", found["rows"])
-    audits = cast("dict[str, Found]", found["audits"])
-    methods = [
-        str(row["method"]) for row in rows if row["method"] in audits and row["method"] not in ("control", "exact")
-    ]
-    if not methods:
+    every = cast("dict[str, Found]", found["audits"])
+    methods = [str(row["method"]) for row in rows if row["method"] not in forget.YARDSTICKS]
+    audits = {method: every[method] for method in methods if method in every}
+    if not audits:
         return ["No method could be measured."]
     told = [
-        _attack("Does rounding to 4 bits bring it back?", "int4", "arXiv:2410.16454", methods, audits),
-        _attack("Does rounding to 8 bits?", "int8", "arXiv:2605.02196", methods, audits),
-        _attack("Does emphasis on the keywords bring it back?", "keyword", "arXiv:2509.24675", methods, audits),
-        _attack(
-            "Does training on related text bring it back?", "benign_relearning", "arXiv:2406.13356", methods, audits
-        ),
-        _probes(methods, audits),
-        _relearning(methods, audits),
-        _unseen(methods, audits),
+        _attack("Does rounding to 4 bits bring it back?", "int4", "arXiv:2410.16454", audits),
+        _attack("Does rounding to 8 bits?", "int8", "arXiv:2605.02196", audits),
+        _attack("Does emphasis on the keywords bring it back?", "keyword", "arXiv:2509.24675", audits),
+        _attack("Does training on related text bring it back?", "benign_relearning", "arXiv:2406.13356", audits),
+        _probes(audits),
+        _relearning(audits),
+        _unseen(audits),
     ]
-    if RANDOM_LABELS in methods:
+    if RANDOM_LABELS in audits:
         told.append(_random_labels(audits[RANDOM_LABELS]))
     return told
 
 
-def _attack(question: str, name: str, source: str, methods: Sequence[str], audits: Mapping[str, Found]) -> str:
+def _attack(question: str, name: str, source: str, audits: Audits) -> str:
     """Whether an attack gets more from the model than from the control."""
-    back: list[str] = []
-    asked: list[str] = []
-    for method in methods:
-        attacked = _row(audits[method], name)
-        if attacked is None:
-            continue
-        asked.append(method)
-        if attacked["tells"]:
-            back.append(f"{method} ({_figures(attacked)})")
+    asked = list(_measured(audits, name))
+    back = [f"{method} ({_figures(row)})" for method, row in asked if row["tells"]]
     if not asked:
         return f"{question} It was not measured."
     if not back:
@@ -78,45 +70,35 @@ def _attack(question: str, name: str, source: str, methods: Sequence[str], audit
     return f"{question} ({source}) Yes, beyond the control, for {len(back)} of {len(asked)} methods: {', '.join(back)}."
 
 
-def _probes(methods: Sequence[str], audits: Mapping[str, Found]) -> str:
+def _probes(audits: Audits) -> str:
     question = "Do probes still see it? (arXiv:2409.02228)"
-    told: list[str] = []
-    measured = 0
-    for method in methods:
-        for name in ("probe", "lens"):
-            if (row := _row(audits[method], name)) is not None:
-                measured += 1
-                if row["tells"]:
-                    told.append(f"{method}, {name} at {row['note']} ({_figures(row)})")
-    if not measured:
+    asked = list(_measured(audits, "probe", "lens"))
+    told = [f"{method}, {row['name']} at {row['note']} ({_figures(row)})" for method, row in asked if row["tells"]]
+    if not asked:
         return f"{question} It was not measured."
     if not told:
         return f"{question} No probe and no lens reads more of it than in the control."
     return f"{question} Yes: {'; '.join(told)}."
 
 
-def _relearning(methods: Sequence[str], audits: Mapping[str, Found]) -> str:
+def _relearning(audits: Audits) -> str:
     question = "Is it learned again sooner than by a model that never knew it?"
     sooner: list[str] = []
     as_late: list[str] = []
-    for method in methods:
-        row = _row(audits[method], "relearning")
-        ratio = None if row is None else value(row, "value")
-        if row is not None and ratio is not None:
+    for method, row in _measured(audits, "relearning"):
+        ratio = value(row, "value")
+        if ratio is not None:
             (sooner if row["tells"] else as_late).append(f"{method} ({ratio:.2f} of the control's steps)")
     words = [f"sooner: {', '.join(sooner)}"] if sooner else []
     words += [f"not sooner: {', '.join(as_late)}"] if as_late else []
     return f"{question} {'; '.join(words).capitalize() or 'It was not measured'}."
 
 
-def _unseen(methods: Sequence[str], audits: Mapping[str, Found]) -> str:
+def _unseen(audits: Audits) -> str:
     question = "Does forgetting reach phrasings that no method was shown?"
-    leaking: list[str] = []
-    for method in methods:
-        canonical, every = _row(audits[method], "recall"), _row(audits[method], "recall_mean")
-        if canonical is None or every is None:
-            continue
-        first, mean = value(canonical, "value"), value(every, "value")
+    canonical, leaking = dict(_measured(audits, "recall")), list[str]()
+    for method, every in _measured(audits, "recall_mean"):
+        first, mean = value(canonical.get(method, {}), "value"), value(every, "value")
         if first is not None and mean is not None and mean > first + BACK:
             leaking.append(f"{method} ({first:.2f} of canonical prompts, {mean:.2f} of all)")
     if not leaking:
@@ -136,6 +118,14 @@ def _random_labels(audit: Found) -> str:
         reads = "still reads it" if probe["tells"] else "reads no more of it than in the control"
         words += f" A linear probe {reads} ({_figures(probe)})."
     return words
+
+
+def _measured(audits: Audits, *names: str) -> Iterator[tuple[str, Found]]:
+    """Every method with each of its rows of these names, in this order, that was measured."""
+    for method, audit in audits.items():
+        for name in names:
+            if (row := _row(audit, name)) is not None:
+                yield method, row
 
 
 def _row(audit: Found, name: str) -> Found | None:
