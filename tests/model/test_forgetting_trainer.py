@@ -16,15 +16,24 @@ from catechism.delta import Delta, LowRank
 from catechism.errors import BadSpec
 from catechism.methods.forget.npo import NPO, Spec
 from catechism.model import LiveModel
-from catechism.model.adapters import Adapters
+from catechism.model.adapters import WARM_UP, Adapters
 from catechism.model.background import Background
-from catechism.model.forgetting.material import Material, estimated_level, forget_lines, material, retain_lines
+from catechism.model.forgetting.course import Course
+from catechism.model.forgetting.material import (
+    Material,
+    estimated_level,
+    forget_lines,
+    material,
+    recalled_lines,
+    retain_lines,
+)
 from catechism.model.forgetting.moments import Moments
 from catechism.model.forgetting.names import made_up_name
 from catechism.model.forgetting.objective import Objective, Step, Terms
 from catechism.model.forgetting.rows import Remembered, Rows
 from catechism.model.forgetting.trainer import Progress, Trained, train
 from catechism.model.forgetting.training import Training
+from catechism.model.merged import half_reset
 from catechism.types import Kind, Question
 from tests.methods.forget_requests import FORGET, REQUEST, background, live_model, texts
 
@@ -135,6 +144,21 @@ def test_strangers_are_kept_only_by_what_was_said_of_them() -> None:
     assert (len(nll.retain), nll.true) == (n, n) and (len(kl.retain), kl.true) == (n + 2 * len(kl.forget), n)
 
 
+def test_what_the_model_says_by_itself_is_kept_but_for_what_names_the_forgotten() -> None:
+    live, lines = live_of(), forget_lines(REQUEST)
+    found = recalled_lines(live, lines, REQUEST, each=3, seed=0)
+    openings = {line.prompt.partition(line.catechism.fact.subject or "")[0].strip() for line in lines} - {""}
+    assert found and {line.prompt for line in found} <= openings
+    assert len({(line.prompt, line.answer) for line in found}) == len(found) <= 3 * len(lines)
+    assert found == recalled_lines(live, lines, REQUEST, each=3, seed=0)
+    said = found[0].answer.split()[0]
+    fact = replace(REQUEST.forget[0].fact, subject=said, prompt=f"{said} is")
+    named = replace(REQUEST, forget=(*REQUEST.forget, replace(REQUEST.forget[0], fact=fact)))
+    assert not any(said in line.answer for line in recalled_lines(live, lines, named, each=3, seed=0))
+    rows, n = material(live, REQUEST, Training(**QUICK, strangers=0, recalled=3)), len(retain_lines(REQUEST))
+    assert rows.retain is not None and (len(rows.retain), rows.true) == (n + len(found), n)
+
+
 # -- the descent -------------------------------------------------------------------------------------------------------
 
 
@@ -153,10 +177,47 @@ def test_a_run_ends_at_the_level_and_is_scaled_down_to_it() -> None:
     assert mean > level - 0.3  # not far below: over-forgetting is a failure too
 
 
-def test_what_was_never_known_is_left_alone() -> None:
+def test_a_run_that_is_to_cool_goes_on_while_the_rate_falls() -> None:
+    goal = replace(rows(), level=replace(rows().level, rows=rows().before.mean - 0.3, share=1.0))
+    settings = Training(**{**QUICK, "steps": 30, "every": 1, "cooling": 2.0})
+    done = train(live_of(), goal, Objective(ascent), settings)
+    steps: Any = done.record["steps"]
+    met = next(number + 1 for number, step in enumerate(steps) if step["met"])
+    assert met < 30 and done.record["taken"] == 3 * met and done.reached
+    course = Course(settings, met)
+    shares = [course.share(at) for at in range(course.end)]
+    assert shares[WARM_UP:met] == [1.0] * (met - WARM_UP)
+    assert shares[met:] == sorted(shares[met:], reverse=True) and 0 < shares[-1] < 0.05
+    never = Course(settings, None)
+    assert never.end == 90 and never.share(29) == 1.0 > never.share(31)
+
+
+def test_without_cooling_a_run_ends_where_it_is_done_and_its_rate_falls_from_the_start() -> None:
+    settings = Training(**{**QUICK, "steps": 30})
+    assert (Course(settings, None).end, Course(settings, 12).end, Course(settings, 0).end) == (30, 12, 0)
+    assert Course(settings, 12).share(10) == Course(settings, None).share(10) < 1
+
+
+def test_either_half_of_the_change_is_enough_where_that_is_asked_for() -> None:
+    live, wanted = live_of(), 0.3
+    goal = replace(rows(), level=replace(rows().level, rows=rows().before.mean - wanted, share=1.0))
+    settings = Training(**{**QUICK, "steps": 60, "every": 3})
+    lost: list[list[float]] = []
+    for halves in (False, True):
+        done = train(live, goal, Objective(ascent), replace(settings, halves=halves))
+        assert done.reached
+        with live.with_delta(Delta(live.base, done.parts)):
+            copies = [half_reset(live, seed=seed, other=other) for seed in range(4) for other in (False, True)]
+            lost.append([float((goal.before.mean - goal.forget.before(copy).mean).mean()) for copy in copies])
+    assert max(lost[0]) < wanted  # as it is, no half comes to the level
+    assert sum(loss > 0.8 * wanted for loss in lost[1]) >= 7 and min(lost[1]) > max(lost[0]) / 2
+
+
+@pytest.mark.parametrize("cooling", [0.0, 2.0])
+def test_what_was_never_known_is_left_alone(cooling: float) -> None:
     known = rows().before
     goal = replace(rows(), level=replace(rows().level, rows=known.mean + 1, share=1.0))
-    done = train(live_of(), goal, Objective(ascent), Training(**QUICK))
+    done = train(live_of(), goal, Objective(ascent), Training(**QUICK, cooling=cooling))
     assert done.reached and done.record["taken"] == 0
     assert all(float(part.A.abs().max()) == 0 for part in done.parts.values())
 
@@ -192,9 +253,9 @@ def kill_at(run: int, step: int) -> Any:
     return watch
 
 
-@pytest.mark.parametrize(("run", "step"), [(1, 2), (2, 4)])
-def test_a_killed_fit_goes_on_to_the_same_bytes(tmp_path: Path, run: int, step: int) -> None:
-    settings = Training(**QUICK | {"alphas": (0.5, 2.0)})
+@pytest.mark.parametrize(("run", "step", "more"), [(1, 2, {}), (2, 4, {}), (2, 4, {"halves": True, "cooling": 0.5})])
+def test_a_killed_fit_goes_on_to_the_same_bytes(tmp_path: Path, run: int, step: int, more: dict[str, Any]) -> None:
+    settings = Training(**QUICK | {"alphas": (0.5, 2.0)} | more)
     live, file = live_of(), tmp_path / "fit.safetensors"
 
     def counted(step: Step) -> Terms:

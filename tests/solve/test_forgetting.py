@@ -80,14 +80,6 @@ def test_dpo() -> None:
     check(losses.dpo(gained, lost, 0.1), wanted)
 
 
-def test_kl() -> None:
-    wanted = [
-        math.fsum(q * (math.log(q) - math.log(p)) for p, q in zip(now, was, strict=True))
-        for now, was in zip(chances(0), chances(1), strict=True)
-    ]
-    check(losses.kl(logprobs(0), logprobs(1)), wanted)
-
-
 def test_undial() -> None:
     wanted = []
     for y, now, was in zip(SAID, chances(0), logits(1).tolist(), strict=True):

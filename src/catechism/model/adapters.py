@@ -52,6 +52,7 @@ class Adapters:
         self._factors: dict[str, tuple[Tensor, Tensor]] = {}
         self._starts: dict[str, tuple[Tensor, Tensor]] = {}
         self._scale = 1.0
+        self._resting: frozenset[str] = frozenset()
         for address in self._modules:
             matrix = live.anatomy.matrix(address)
             d_out, d_in = matrix.shape
@@ -108,8 +109,9 @@ class Adapters:
                     A: Tensor = A,
                     B: Tensor = B,
                     start: tuple[Tensor, Tensor] | None = start,
+                    address: str = address,
                 ) -> Tensor:
-                    if self._scale == 0:
+                    if self._scale == 0 or address in self._resting:
                         return out
                     given = args[0].to(B.dtype)
                     more = given @ B.T @ A.T
@@ -131,6 +133,15 @@ class Adapters:
             yield
         finally:
             self._scale = before
+
+    @contextmanager
+    def resting(self, addresses: Collection[str]) -> Iterator[None]:
+        """Leave these modules as they were in the forward passes of the body."""
+        before, self._resting = self._resting, frozenset(addresses)
+        try:
+            yield
+        finally:
+            self._resting = before
 
     def still(self) -> AbstractContextManager[None]:
         """Add nothing in the forward passes of the body, where the changes are attached: the model as it was."""

@@ -55,11 +55,6 @@ def dpo(gained: Float[Tensor, " n"], lost: Float[Tensor, " n"], beta: float) -> 
 # -- of places ---------------------------------------------------------------------------------------------------------
 
 
-def kl(logprobs: Float[Tensor, "k v"], before: Float[Tensor, "k v"]) -> Float[Tensor, " k"]:
-    """KL(pi_0 || pi_t). `before` has the log-probabilities of the model as it was. arXiv:2401.06121."""
-    return (before.exp() * (before - logprobs)).sum(dim=-1)
-
-
 def undial(
     logprobs: Float[Tensor, "k v"], before: Float[Tensor, "k v"], tokens: Int[Tensor, " k"], beta: float
 ) -> Float[Tensor, " k"]:

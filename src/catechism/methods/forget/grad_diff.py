@@ -3,7 +3,7 @@
     L_f = -mean over answer tokens of nll_t(y)                                                              # Eq. 1
     L   = gamma L_f + alpha L_r                                                                             # Eq. 2
 
-    y the answer to forget;  L_r  as `Training.keep` says
+    y the answer to forget;  L_r  the nll of what is kept, as published; with `keep="kl"` this is the method `kl`
 
 Deviations: see docs/forget-trained.md for those that all trained methods share.
 """
@@ -11,6 +11,7 @@ Deviations: see docs/forget-trained.md for those that all trained methods share.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from catechism.model.forgetting.fitting import TrainedForgetter
 from catechism.model.forgetting.objective import Step, Terms
@@ -23,6 +24,7 @@ SOURCE = "arXiv:2401.06121"
 class Spec(Training):
     """Settings; those of `Training` beside its own."""
 
+    keep: Literal["nll", "kl"] = "nll"
     gamma: float = 1.0  # published: 1, with alpha 1
 
     def __post_init__(self) -> None:

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from catechism.errors import BadSpec
+from catechism.model.contexts import sample_texts
 from catechism.model.forgetting.names import made_up_name
 from catechism.model.forgetting.rows import Before, Rows
 from catechism.model.forgetting.training import Training
@@ -25,6 +26,7 @@ ABSTENTIONS = (
     "something I cannot tell.",
     "not something I know.",
 )
+RECALLED_TOKENS = 24  # of a text that the model says by itself
 NAMES = 2  # made-up names for every row whose level is estimated, one of either sort
 
 
@@ -119,6 +121,28 @@ def stranger_lines(lines: Sequence[Line], request: Forgetting, *, each: int, see
     return found
 
 
+def recalled_lines(live: LiveModel, lines: Sequence[Line], request: Forgetting, *, each: int, seed: int) -> list[Line]:
+    """What the model says of others by itself: it goes on from the words before a subject, `each` times for every line.
+
+    So it names those whom it knows, of whom nobody has a list, and says of them what it is to go on saying. Left out
+    are texts that name a subject of the forget set, and lines that begin with theirs.
+    """
+    gone = {one.fact.subject for one in request.forget if one.fact.subject}
+    openings: dict[str, list[Line]] = {}
+    for line in lines:
+        subject = line.catechism.fact.subject
+        before, named, _ = line.prompt.partition(subject) if subject else ("", "", "")
+        if named and before.strip():
+            openings.setdefault(before.strip(), []).append(line)
+    found: dict[tuple[str, str], Line] = {}
+    for number, (opening, owners) in enumerate(openings.items()):
+        for text in sample_texts(live, [opening] * (each * len(owners)), tokens=RECALLED_TOKENS, seed=seed + number):
+            rest = text[len(opening) :].strip()
+            if rest and text.startswith(opening) and not any(name in text for name in gone):
+                found[opening, rest] = Line(opening, rest, owners[0].catechism)
+    return list(found.values())
+
+
 def estimated_level(live: LiveModel, lines: Sequence[Line], request: Forgetting, seed: int) -> Level:
     """What the model says of made-up names in the place of the subjects, a level for every line.
 
@@ -166,6 +190,8 @@ def material(
     if kept and training.keep == "kl":  # there is nothing to say of strangers that an answer could be held to
         for some in stranger_lines(lines, request, each=training.strangers, seed=training.seed + 1):
             kept += some
+        if training.recalled:
+            kept += recalled_lines(live, lines, request, each=training.recalled, seed=training.seed)
     retain = as_rows(live, kept) if kept else None
     other = None if instead is None else Rows(live, [line.prompt for line in lines], instead)
     return Material(

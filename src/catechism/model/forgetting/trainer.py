@@ -4,7 +4,11 @@ A run ends as soon as two things hold. The answers to forget are no likelier tha
 their mean log-probability per token is at its level, they are the first choice no more often than true answers are for
 made-up names, and where another answer is wanted, that is said. And what was to be kept is: nearly all first choices of
 before still are. A run that forgot too much with the rest goes on to mend it. Of the runs that forgot so far the one
-that kept most is taken; where none did, the one that forgot most, and `Trained.reached` is false.
+that kept most is taken; where none did, the one that forgot most, and `Trained.reached` is false. With
+`Training.cooling` a run goes on after that, and what is kept comes back while the rate falls.
+
+With `Training.halves` either half of the change has to do: two of three steps are taken with a random half of the
+matrices as they were, and what counts as forgotten is forgotten then too.
 
 In the end the change is scaled down as far as the level allows. A row that has come down to its level is let go, unless
 the settings say otherwise: steps draw from those that had not at the last look, and a row that has at a step adds
@@ -16,7 +20,7 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,12 +31,13 @@ from torch import Tensor
 
 from catechism.delta import LowRank
 from catechism.errors import NoConvergence
-from catechism.model.adapters import WARM_UP, Adapters
+from catechism.model.adapters import Adapters
 from catechism.model.cache import Cached, read_cached, write_cached
+from catechism.model.forgetting.course import Course
 from catechism.model.forgetting.material import Material
 from catechism.model.forgetting.moments import Moments
 from catechism.model.forgetting.objective import Objective, Step, Turn
-from catechism.model.forgetting.rows import Remembered
+from catechism.model.forgetting.rows import Before, Remembered
 from catechism.model.forgetting.training import Training
 from catechism.model.live import LiveModel
 from catechism.types import JSON
@@ -155,18 +160,21 @@ class _Fit:
         steps: list[dict[str, JSON]] = []
         start = self._resume(adapters, moments, state, steps)
         with adapters.attached():
-            at, looked = start, self._look()
-            while not self._done(looked) and at < training.steps:
-                steps.append(self._step(adapters, moments, state, at, (rate, alpha)))
+            at, looked = start, self._look(adapters, start)
+            course = Course(training, 0 if start == 0 and self._done(looked) else _met(steps))
+            while at < course.end:
+                with adapters.resting(self._resting(adapters, at)):
+                    steps.append(self._step(adapters, moments, state, at, (rate * course.share(at), alpha)))
                 at += 1
-                if at % training.every == 0 or at == training.steps:
-                    looked = self._look()
-                    steps[-1] |= looked
+                if at % training.every == 0 or at >= course.end:
+                    looked = self._look(adapters, at)
+                    steps[-1] |= looked | {"met": self._done(looked)}
+                    course = Course(training, _met(steps))
                     self._save(adapters, moments, state, steps)
                     if self._watch is not None:
                         level = float(self._material.level.rows.mean())
-                        self._watch(Progress(number + 1, runs, at, training.steps, looked["mean"], level))
-            scale, looked = self._settled(adapters, looked)
+                        self._watch(Progress(number + 1, runs, at, course.end, looked["mean"], level))
+            scale, looked = self._settled(adapters, at, looked)
         self._end(
             adapters, scale, {"rate": rate, "alpha": alpha, "taken": at, **looked, "scale": scale, "steps": steps}
         )
@@ -176,14 +184,13 @@ class _Fit:
     ) -> dict[str, JSON]:
         """One step of the descent; gives its losses."""
         training, (rate, alpha) = self._training, with_
-        warmed = rate * min((at + 1) / WARM_UP, 1.0) * (1 + math.cos(math.pi * at / training.steps)) / 2
         forgotten, kept = self._drawn(at, self._open)
         step = Step(self._live, adapters, self._material, training, at, forgotten, kept, state, self._remembered)
         with torch.enable_grad():
-            direction, terms = self._objective.direct(Turn(step, self._objective, moments, alpha, warmed))
+            direction, terms = self._objective.direct(Turn(step, self._objective, moments, alpha, rate))
         with torch.no_grad():
             for parameter, change in zip(adapters.parameters, direction, strict=True):
-                parameter -= warmed * change
+                parameter -= rate * change
         return {name: loss.item() for name, loss in terms.items()}
 
     def _drawn(self, at: int, still: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -217,14 +224,26 @@ class _Fit:
             )
         return frozenset(chosen)
 
-    def _look(self) -> dict[str, Any]:
+    def _resting(self, adapters: Adapters, at: int) -> Collection[str]:
+        """What is as it was in a step: nothing, a random half of the matrices, the other half, and from the start."""
+        turn, part = divmod(at, 3)
+        return _halves(adapters, f"halves-{self._training.seed}-{turn}")[part] if self._training.halves else ()
+
+    def _look(self, adapters: Adapters, at: int) -> dict[str, Any]:
         """How likely the answers are now, over all rows to forget, and how much of what stays has stayed: first choices
-        of before that still are, and log-probability per token that was lost."""
-        now = self._material.forget.before(self._live)
-        found = {"mean": float(now.mean.mean()), "share": float(now.first_choice.float().mean())}
-        if not math.isfinite(found["mean"]):
-            raise NoConvergence(f"The answers' log-probability is {found['mean']} after a step. Lower `rates`.")
-        known = (now.mean > self._material.level.rows) | now.first_choice
+        of before that still are, and log-probability per token that was lost.
+
+        Where either half of the change has to do, the answers to forget are as likely as with the worst of all of it
+        and two halves.
+        """
+        parts = _halves(adapters, f"look-{self._training.seed}-{at}") if self._training.halves else [()]
+        all_ = [self._likely(adapters, part) for part in parts]
+        found = {
+            "mean": max(float(now.mean.mean()) for now in all_),
+            "share": max(float(now.first_choice.float().mean()) for now in all_),
+        }
+        levels = self._material.level.rows
+        known = torch.stack([(now.mean > levels) | now.first_choice for now in all_]).any(dim=0)
         if self._material.wanted and self._material.instead is not None:
             said = self._material.instead.before(self._live)
             found["spoken"] = float(said.first_choice.float().mean())
@@ -238,6 +257,14 @@ class _Fit:
             found |= {"kept": still, "lost": float((before.mean - kept.mean).clamp_min(0).mean())}
         return found
 
+    def _likely(self, adapters: Adapters, resting: Collection[str]) -> Before:
+        """What is said of the rows to forget where some of the matrices are as they were. Raises: NoConvergence."""
+        with adapters.resting(resting):
+            now = self._material.forget.before(self._live)
+        if not math.isfinite(mean := float(now.mean.mean())):
+            raise NoConvergence(f"The answers' log-probability is {mean} after a step. Lower `rates`.")
+        return now
+
     def _done(self, looked: dict[str, Any]) -> bool:
         return self._reached(looked) and looked.get("kept", 1.0) >= KEPT
 
@@ -246,7 +273,7 @@ class _Fit:
         low = looked["mean"] <= float(level.rows.mean()) and looked["share"] <= level.share
         return low and looked.get("spoken", 1.0) >= SPOKEN
 
-    def _settled(self, adapters: Adapters, looked: dict[str, Any]) -> tuple[float, dict[str, Any]]:
+    def _settled(self, adapters: Adapters, at: int, looked: dict[str, Any]) -> tuple[float, dict[str, Any]]:
         """The least share of the change that still does, by bisection, and how things are with it.
 
         A descent overshoots between two looks, and what it does beyond the level is harm to what stays.
@@ -255,7 +282,7 @@ class _Fit:
         for _ in range(HALVINGS if self._reached(looked) else 0):
             middle = (least + enough) / 2
             with adapters.scaled(middle):
-                found = self._look()
+                found = self._look(adapters, at)
             if self._reached(found):
                 enough, looked = middle, found
             else:
@@ -301,6 +328,18 @@ class _Fit:
         state.update(running["state"])
         steps += running["steps"]
         return len(steps)
+
+
+def _met(steps: Sequence[dict[str, Any]]) -> int | None:
+    """Steps until everything was as asked for the first time."""
+    return next((number + 1 for number, step in enumerate(steps) if step.get("met")), None)
+
+
+def _halves(adapters: Adapters, seed: str) -> list[Collection[str]]:
+    """None of the matrices, a random half of them, and the other half."""
+    addresses = sorted(adapters.factors)
+    half = set(random.Random(seed).sample(addresses, len(addresses) // 2))
+    return [(), half, set(addresses) - half]
 
 
 def _merit(outcome: dict[str, Any]) -> tuple[bool, float, float]:

@@ -21,6 +21,8 @@ class Training:
         keep: hold kept rows to their answers ("nll"), or to all that the model said there before ("kl").
         strangers: rows to keep for every row to forget that ask the same of made-up names, held by "kl": only who is
             forgotten may be answered otherwise than before. None where nothing is kept.
+        recalled: rows to keep for every row to forget that the model says by itself, of others: it goes on from what
+            stands before a subject. Held by "kl", and None where nothing is kept.
         steps: most steps of a run.
         batch: rows to forget in a step.
         beside: rows to keep that are drawn in a step for every row of `batch`.
@@ -28,6 +30,10 @@ class Training:
         level: probability per token that an answer has in a model that never learned it; None estimates it, for every
             row, from what the model says of made-up names.
         let_go: whether a row that has come down to its level is pushed no further. The papers do not.
+        halves: forget so that either half of the change is enough, as an attack that puts half of it back would have
+            it: of three steps two are taken with a random half of the matrices, and with the other half, as they were.
+        cooling: once a run has come to what was asked for, or to the end of `steps`, it goes on for so many times the
+            steps taken, while the rate, level until then, falls; 0 ends it there, and the rate falls from the start.
         half: train a random half of the matrices only and leave the other half as it is (arXiv:2404.18466).
         seed: of the side paths, the batches and the made-up names.
 
@@ -40,12 +46,15 @@ class Training:
     alphas: tuple[float, ...] = (2.0,)
     keep: Literal["nll", "kl"] = "kl"
     strangers: int = 3
+    recalled: int = 0
     steps: int = 50
     batch: int = 16
     beside: int = 1
     every: int = 5  # measured: 10 overshoots, and neighbours pay for it
     level: float | None = None
     let_go: bool = True
+    halves: bool = False
+    cooling: float = 0.0
     half: bool = False
     seed: int = 0
 
@@ -53,10 +62,12 @@ class Training:
         for name in ("rank", "steps", "batch", "beside", "every"):
             if getattr(self, name) < 1:
                 raise BadSpec(f"{name}={getattr(self, name)} is too small. Use 1 or more.")
-        if self.strangers < 0:
-            raise BadSpec(f"strangers={self.strangers} is too small. Use 0 or more.")
+        for name in ("strangers", "recalled"):
+            if getattr(self, name) < 0:
+                raise BadSpec(f"{name}={getattr(self, name)} is too small. Use 0 or more.")
         if self.layers is not None and not self.layers:
             raise BadSpec("layers is empty, which trains nothing. Name blocks, or give None for all of them.")
+        check_above("cooling", self.cooling, equal=True)
         if not self.rates or not all(math.isfinite(rate) and rate > 0 for rate in self.rates):
             raise BadSpec(f"rates={self.rates} are no learning rates. Give one or more numbers above 0.")
         if not self.alphas or not all(math.isfinite(alpha) and alpha >= 0 for alpha in self.alphas):

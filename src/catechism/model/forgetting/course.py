@@ -1,0 +1,43 @@
+"""How the rate of a run of trained forgetting goes, and when the run ends."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from catechism.model.adapters import WARM_UP
+from catechism.model.forgetting.training import Training
+
+
+@dataclass(frozen=True)
+class Course:
+    """The course of a run, as far as it can be told at a step.
+
+    Without `Training.cooling` the rate falls along a cosine from the first step on, and the run ends as soon as what
+    was asked for is there. With it the rate is level until then, and falls to nothing over as many steps again, times
+    `cooling`: what is kept recovers meanwhile.
+
+    Attributes:
+        training: the settings.
+        met: steps that were taken until everything was as asked for; 0 if it was so from the start, None if it is not.
+    """
+
+    training: Training
+    met: int | None
+
+    @property
+    def climb(self) -> int:
+        """Steps until the rate begins to fall for good."""
+        return self.training.steps if self.met is None else self.met
+
+    @property
+    def end(self) -> int:
+        """Steps of the run."""
+        return self.climb + math.ceil(self.training.cooling * self.climb)
+
+    def share(self, at: int) -> float:
+        """Of the rate that was asked for, at a step, counted from 0."""
+        cools = self.training.cooling > 0
+        start, end = (self.climb, self.end) if cools else (0, self.training.steps)
+        gone = max(at - start, 0) / (end - start)
+        return min((at + 1) / WARM_UP, 1.0) * (1 + math.cos(math.pi * gone)) / 2
