@@ -2,9 +2,11 @@
 #
 #   make install CONSTRAINTS=.ci/constraints.txt    installs with pip's -c FILE
 #   make install PYTHON=python3.12                  takes another interpreter for .venv
+#   make test WORKERS=8                             runs the tests in as many processes, of one thread each
 
 PYTHON ?= python3
 CONSTRAINTS ?=
+WORKERS ?= 2
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -35,7 +37,7 @@ demo: $(STAMP)
 	$(BIN)/catechism demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
