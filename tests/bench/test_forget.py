@@ -4,27 +4,63 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
+import torch
 from rich.console import Console
 
 from catechism.bench import forget, forget_study
 from catechism.bench.charts import forgotten
 from catechism.bench.forget_cases import forget_people
 from catechism.bench.forget_report import write_report
+from catechism.bench.forget_sequence import INSTEAD, asked_of, cut
+from catechism.cli.bench_forget import shown
+from catechism.delta import Delta, LowRank
 from catechism.errors import UnknownName, UsageError
 from catechism.evaluate.audit import QUICK
+from catechism.methods.forgetting import FORGETTERS
+from catechism.model import LiveModel
+from catechism.model.background import Background
+from catechism.model.surgery import Applied
 from catechism.reference.world import load_world
 from catechism.settings import Settings
-from catechism.types import How
+from catechism.types import Forgetting, How, Role, Site
 
 SMALL = replace(
     QUICK, attacks=("keyword",), weights=("int4",), variants=1, phrasings=1, layers=1, rivals=3, relearn_steps=1,
     benign_steps=0, kept=6, depth=False, probes=False, membership=False,
 )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Spec:
+    """Settings of the tests' forgetter."""
+
+    seed: int = 0
+
+
+class Stubborn:
+    """Breaks the model at its first turn, takes that back at the second, and then does nothing."""
+
+    name = "stubborn"
+    Spec = Spec
+    hows = frozenset(How)
+    seen: ClassVar[list[tuple[Applied, ...]]] = []
+
+    def __init__(self, background: Background) -> None:
+        self._background = background
+
+    def fit(self, live: LiveModel, request: Forgetting, spec: Any) -> Delta:
+        """See `Forgetter.fit`."""
+        self.seen.append(live.applied)
+        matrix = live.anatomy.matrix(Site(0, Role.MLP_OUT))
+        size = {1: 9.0, 2: -9.0}.get(len(self.seen), 0.0)
+        rng = torch.Generator().manual_seed(0)
+        out, in_ = (torch.randn(n, generator=rng) for n in matrix.shape)
+        return Delta(live.base, {matrix.address: LowRank(size * out[:, None], in_[None])})
 
 
 def test_nobody_who_is_asked_is_shown_to_a_method_and_nothing_that_is_forgotten_is_kept() -> None:
@@ -62,6 +98,43 @@ def test_a_run_has_both_yardsticks_and_a_row_for_each_method(tmp_path: Path, mon
     assert "<svg" in text
 
 
+def test_requests_one_after_another_are_fitted_on_what_the_earlier_left_and_all_audited(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(forget.PROFILES, "quick", replace(SMALL, attacks=(), weights=(), relearn_steps=0))
+    monkeypatch.setitem(FORGETTERS, "stubborn", f"{__name__}:Stubborn")
+    Stubborn.seen.clear()
+    request = forget.Request(control="", methods=("stubborn",), people=1, profile="quick", requests=3)
+    found: Any = forget.run(request, Settings(home=tmp_path, cache=tmp_path), Console(file=io.StringIO()))
+    (row,) = found["rows"]
+    asked = row["requests"]
+    assert [one["facts"] for one in asked] == [1, 2, 2] and found["data"]["requests"] == 3
+    assert set(forget.COLUMNS) <= set(row) and row["forget_recall"]["n"] == 5, "the row is that of all facts"
+    assert asked[0]["after"] < asked[0]["before"] - 0.5, "the first turn forgets"
+    assert asked[0]["at_end"] == asked[0]["before"], "and the second takes it back"
+    assert asked[0]["returned"] == asked[0]["at_end"] - asked[0]["after"]
+    assert "failed" in {one["verdict"] for one in asked} <= {"failed", "suppressed"}, "there is no control"
+    assert [len(deltas) for deltas in Stubborn.seen] == [0, 1, 2], "each is fitted on what the earlier have left"
+    assert f"returned after their turn: 1 (+{asked[0]['returned']:.2f})" in found["conclusions"][-1]
+    assert "request" not in shown([row])[0] and "requests" not in shown([row])[0]
+    page = write_report("Forgetting", found, {}, tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "Requests one after another: stubborn" in page
+
+
+def test_facts_are_cut_into_requests_by_whom_they_are_about() -> None:
+    request = forget_people(load_world(), 2, seed=0).request
+    whole = cut(request, 2)
+    assert [len({one.fact.subject for one in part.forget}) for part in whole] == [1, 1]
+    many = cut(request, 4)
+    assert [len(part.forget) for part in many] == [2, 3, 2, 3]
+    assert {one.fact for part in many for one in part.forget} == {one.fact for one in request.forget}
+    assert all(part.retain == request.retain for part in many)
+    with pytest.raises(UsageError, match="11 requests cannot be made of 10 facts. Ask for 1 to 10"):
+        cut(request, 11)
+    with pytest.raises(UsageError, match="0 requests"):
+        cut(request, 0)
+
+
 def test_what_there_is_not_is_refused_before_a_model_is_opened(tmp_path: Path) -> None:
     def run(**changes: Any) -> None:
         settings = Settings(home=tmp_path, cache=tmp_path)
@@ -69,6 +142,8 @@ def test_what_there_is_not_is_refused_before_a_model_is_opened(tmp_path: Path) -
 
     with pytest.raises(UsageError, match="full, quick"):
         run(profile="deep")
+    with pytest.raises(UsageError, match="6 requests cannot be made of 5 facts"):
+        run(people=1, requests=6)
     with pytest.raises(UsageError, match="No method was named"):
         run(methods=())
     with pytest.raises(UnknownName, match="rome_forget"):
@@ -77,10 +152,10 @@ def test_what_there_is_not_is_refused_before_a_model_is_opened(tmp_path: Path) -
 
 def test_a_method_erases_if_it_can_and_else_abstains_or_replaces() -> None:
     request = forget_people(load_world(), 1, seed=0).request
-    assert forget.asked_of(request, frozenset(How)).how is How.ERASE
-    assert forget.asked_of(request, frozenset({How.ABSTAIN, How.REPLACE})).how is How.ABSTAIN
-    replaced = forget.asked_of(request, frozenset({How.REPLACE}))
-    assert (replaced.how, replaced.replacement) == (How.REPLACE, forget.INSTEAD)
+    assert asked_of(request, frozenset(How)).how is How.ERASE
+    assert asked_of(request, frozenset({How.ABSTAIN, How.REPLACE})).how is How.ABSTAIN
+    replaced = asked_of(request, frozenset({How.REPLACE}))
+    assert (replaced.how, replaced.replacement) == (How.REPLACE, INSTEAD)
 
 
 def rate(value: float, before: float) -> dict[str, float]:

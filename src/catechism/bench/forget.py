@@ -18,13 +18,14 @@ from rich.console import Console
 
 from catechism.bench.charts import value
 from catechism.bench.forget_cases import ForgetCase, forget_people
+from catechism.bench.forget_sequence import Turns, asked_of, cut, in_words, request_rows, requests_of
 from catechism.bench.layers import choose_layer
 from catechism.bench.single import describe
 from catechism.bench.stage import Stage, open_stage
 from catechism.delta import Delta
 from catechism.errors import CatechismError, UsageError
 from catechism.evaluate import wilson
-from catechism.evaluate.audit import FULL, QUICK, Audit, Auditor, Before, Kept, Profile, Row
+from catechism.evaluate.audit import FULL, QUICK, Audit, Auditor, Before, Kept, Row, Series
 from catechism.evaluate.interview import answer_budget
 from catechism.matching import passes
 from catechism.methods.forgetting import FORGETTERS, Forgetter, forgetter
@@ -32,7 +33,7 @@ from catechism.model import LiveModel
 from catechism.model.merged import merged
 from catechism.reference.world import load_world
 from catechism.settings import Settings
-from catechism.types import JSON, Forgetting, How, Rate
+from catechism.types import JSON, Rate
 
 ALL = "all"
 YARDSTICKS = ("control", "exact")  # rows that are no methods
@@ -48,8 +49,6 @@ _VALUES = {
     "forget_recall": "recall_mean", "relearn_ratio": "relearning", "int4_recall": "int4", "mia_auc": "mia_min_k",
     "neighbour": "neighbours", "utility": "utility", "perplexity_ratio": "perplexity_ratio",
 }  # fmt: skip
-#: What is put in the place of the forgotten where a method only replaces.
-INSTEAD = "unknown"
 #: What is aimed at: gap of the worst attack, relearning ratio, and shares of before.
 AIM_GAP, AIM_RELEARNING, AIM_NEIGHBOURS, AIM_UTILITY = 0.02, 0.9, 0.98, 0.99
 
@@ -64,6 +63,7 @@ class Request:
         people: how many are forgotten, with five facts each.
         profile: of the audit, "quick" or "full".
         seed: of the draws, the fits and the audits.
+        requests: that the facts are forgotten in, one after another, each fitted on what the ones before have left.
     """
 
     model: str = "almanac"
@@ -72,6 +72,7 @@ class Request:
     people: int = 12
     profile: str = "full"
     seed: int = 0
+    requests: int = 1
 
 
 def run(request: Request, settings: Settings, console: Console) -> dict[str, JSON]:
@@ -89,9 +90,10 @@ def run(request: Request, settings: Settings, console: Console) -> dict[str, JSO
     if not made:
         raise UsageError("No method was named. Give at least one, for instance --methods npo, or --methods all.")
     case = forget_people(load_world(), request.people, seed=request.seed)
+    cut(case.request, request.requests)  # too many are refused before a model is opened
     stage = open_stage(request.model, None, request.seed, settings)
     control = open_stage(request.control, None, request.seed, settings) if request.control else None
-    trial = Trial(stage, control, case, PROFILES[request.profile], request.seed, console)
+    trial = Trial(stage, control, case, request, console)
     rows: list[dict[str, JSON]] = []
     audits: dict[str, JSON] = {}
     if control is not None:
@@ -102,6 +104,7 @@ def run(request: Request, settings: Settings, console: Console) -> dict[str, JSO
     about: dict[str, JSON] = {"model": describe(stage.live), "control": request.control or None}
     asked: dict[str, JSON] = {
         "facts": len(case.request.forget),
+        "requests": request.requests,
         "retain": len(case.request.retain),
         "neighbours": len(case.neighbours),
         "utility": len(case.utility),
@@ -126,13 +129,15 @@ def _keep(
 class Trial:
     """Everything that the rows of one request share: the models, what is asked, and the control's values."""
 
-    def __init__(
-        self, stage: Stage, control: Stage | None, case: ForgetCase, profile: Profile, seed: int, console: Console
-    ) -> None:
-        self._stage, self._request, self._seed, self._console = stage, case.request, seed, console
+    def __init__(self, stage: Stage, control: Stage | None, case: ForgetCase, asked: Request, console: Console) -> None:
+        self._stage, self._request, self._seed, self._console = stage, case.request, asked.seed, console
         kept = Kept(case.neighbours, case.utility, stage.held_out)
         never = None if control is None else control.live
+        profile, seed, parts = PROFILES[asked.profile], asked.seed, cut(case.request, asked.requests)
         self._auditor = Auditor(never, case.request, kept, profile=profile, seed=seed, progress=self._tell)
+        self._series = (
+            Series(never, parts, kept, profile=profile, seed=seed, progress=self._tell) if len(parts) > 1 else None
+        )
         self._what = ""
         self._asked: dict[str, Rate] = {}
 
@@ -144,16 +149,20 @@ class Trial:
         """Forget by a method and audit what is left."""
         live, self._what = self._stage.live, one.name
         before, retained = self._before, self._retained(live).value
-        request = asked_of(self._request, one.hows)
-        self._console.print(f"{live.name}: {one.name} forgets {len(request.forget)} facts")
-        started = time.perf_counter()
-        delta = one.fit(live, request, one.Spec(seed=self._seed))
-        seconds = time.perf_counter() - started
-        with live.with_delta(delta):
+        self._console.print(f"{live.name}: {one.name} forgets {len(self._request.forget)} facts")
+        turns, more = Turns(one, self._seed), dict[str, JSON]()
+        try:
+            if self._series is None:
+                turns.forget(live, self._request)
+                more["record"] = turns.deltas[0].info.get("record")
+            else:
+                more["requests"] = request_rows(self._series.run(live, turns.forget), turns)
             audit = self._auditor.audit(live, before=before)
             retain = replace(self._retained(live), before=retained)
-        row = row_of(audit, retain, seconds, delta.nbytes)
-        return {**row, "how": request.how.value, "record": delta.info.get("record")}, audit
+        finally:
+            turns.take_off(live)
+        row = row_of(audit, retain, sum(turns.seconds), sum(delta.nbytes for delta in turns.deltas))
+        return {**row, "how": asked_of(self._request, one.hows).how.value, **more}, audit
 
     def control(self, control: Stage) -> tuple[dict[str, JSON], Audit]:
         """The control in the place of the model, with its own values: what no forgetting can be better than."""
@@ -196,12 +205,6 @@ class Trial:
     def _tell(self, what: str, done: int, of: int) -> None:
         if done < of:
             self._console.print(f"{self._what}: {what} ({done + 1} of {of})")
-
-
-def asked_of(request: Forgetting, hows: frozenset[How]) -> Forgetting:
-    """The request as a method can meet it: erase if it can, else abstain, else replace."""
-    how = next(one for one in (How.ERASE, How.ABSTAIN, How.REPLACE) if one in hows)
-    return replace(request, how=how, replacement=INSTEAD if how is How.REPLACE else "")
 
 
 def row_of(audit: Audit, retain: Rate, seconds: float, delta_bytes: int) -> dict[str, JSON]:
@@ -250,6 +253,7 @@ def conclusions(rows: Sequence[Mapping[str, JSON]]) -> list[str]:
     for row in methods:
         reasons = cast("list[str]", row["reasons"])
         words.append(f"{row['method']}, {row['verdict']}: {' '.join(reasons[:3])}")
+    words += [in_words(row) for row in methods if requests_of(row)]
     words += [f"{row['method']} could not be run. {row['error']}" for row in rows if "error" in row]
     return words
 

@@ -8,6 +8,7 @@ from typing import cast
 
 from catechism.bench.charts import forgotten
 from catechism.bench.forget import COLUMNS
+from catechism.bench.forget_sequence import requests_of
 from catechism.page.figures import Figures, Table, table_of, write_figures
 from catechism.types import JSON
 
@@ -42,10 +43,20 @@ def write_report(
     tables = [
         table_of("What comes back", rows, ("method", "verdict", *COLUMNS[:half]), NOTE),
         table_of("What stays, and what it takes", rows, ("method", *COLUMNS[half:-1])),
+        *(_in_sequence(str(row["method"]), asked) for row in rows if (asked := requests_of(row))),
         *(_audit(name, audit) for name, audit in audits.items()),
     ]
     words = [*more, *cast("list[str]", found["conclusions"])]
     return write_figures(Figures(title, facts, words, forgotten(rows), tables), path)
+
+
+def _in_sequence(name: str, asked: Sequence[Mapping[str, JSON]]) -> Table:
+    columns = (
+        "request", "facts", "before", "after", "at_end", "returned", "verdict", "worst_attack", "worst_attack_gap",
+        "seconds",
+    )  # fmt: skip
+    note = "Recall before and just after a request's own turn, and after the last; returned is what came back between."
+    return table_of(f"Requests one after another: {name}", asked, columns, note)
 
 
 def _audit(name: str, audit: Mapping[str, JSON]) -> Table:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated, cast
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -13,10 +14,18 @@ from catechism.cli.output import Result, table, verb
 from catechism.settings import Settings
 from catechism.types import JSON
 
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
 Forgetters = Annotated[str, typer.Option(help="Methods of forgetting, with commas between; all for every one.")]
 Control = Annotated[str, typer.Option(help="The same recipe, never shown what is forgotten; empty for none.")]
 People = Annotated[int, typer.Option(min=1, help="How many people are forgotten, five facts each.")]
+Requests = Annotated[int, typer.Option(min=1, help="Requests that the facts are forgotten in, one after another.")]
 Depth = Annotated[str, typer.Option(help="Of the audits: quick or full.")]
+
+
+#: Figures of a row that are no cells.
+HIDDEN = ("reasons", "record", "requests")
 
 
 @verb(group, "forget")
@@ -25,28 +34,43 @@ def forget(
     control: Control = "almanac-control",
     methods: Forgetters = "npo",
     people: People = 12,
+    requests: Requests = 1,
     profile: Depth = "full",
     report: Page = None,
     seed: Seed = 0,
 ) -> Result:
     """Forget people with each method, and attack what is left.
 
-    Every result is audited against a model that never learned them. Exit code 1 if a method cannot be run.
+    Every result is audited against a model that never learned them; with --requests, at the end, each request too.
+    Exit code 1 if a method cannot be run.
     """
-    from rich.console import Console
+    from rich.console import Console, Group
 
     from catechism.bench.forget import Request, run
     from catechism.bench.forget_report import write_report
 
-    request = Request(model, control, names_of(methods), people, profile, seed)
+    request = Request(model, control, names_of(methods), people, profile, seed, requests)
     found = run(request, Settings.from_environment(os.environ), Console(stderr=True))
     rows, about = cast("list[dict[str, JSON]]", found["rows"]), circumstances(seed)
     payload = {**found, **about}
     if report is not None:
         payload["report"] = write_report("Forgetting side by side", found, about, report).as_posix()
-    return Result(payload, table(side_by_side(shown(rows))), 1 if any("error" in row for row in rows) else 0)
+    seen = Group(cast("RenderableType", table(side_by_side(shown(rows)))), *_in_sequence(rows))
+    return Result(payload, seen, 1 if any("error" in row for row in rows) else 0)
+
+
+def _in_sequence(rows: list[dict[str, JSON]]) -> Iterator[RenderableType]:
+    """Of every method with several requests a table of them, and what there is to say about it."""
+    from rich.text import Text
+
+    from catechism.bench.forget_sequence import in_words, requests_of
+
+    for row in rows:
+        if asked := requests_of(row):
+            yield cast("RenderableType", table(shown(asked), title=f"Requests, one after another: {row['method']}"))
+            yield Text(in_words(row))
 
 
 def shown(rows: list[dict[str, JSON]]) -> list[dict[str, JSON]]:
-    """The rows as a person sees them: without the reasons and the record of the training."""
-    return [{name: cell for name, cell in row.items() if name not in ("reasons", "record")} for row in rows]
+    """The rows as a person sees them: without the reasons, the record of the training, and what has its own table."""
+    return [{name: cell for name, cell in row.items() if name not in HIDDEN} for row in rows]

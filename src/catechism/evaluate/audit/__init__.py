@@ -7,7 +7,7 @@ from catechism.evaluate.audit.measures import Before, Progress
 from catechism.evaluate.audit.profile import FULL, QUICK, Margins, Profile
 from catechism.evaluate.audit.result import Audit, Family, Row, Word
 from catechism.evaluate.audit.run import Auditor, audit, measure_before
-from catechism.evaluate.audit.sequence import InSequence, in_sequence
+from catechism.evaluate.audit.sequence import InSequence, Series, in_sequence
 
 __all__ = [
     "FULL",
@@ -22,6 +22,7 @@ __all__ = [
     "Profile",
     "Progress",
     "Row",
+    "Series",
     "Word",
     "audit",
     "in_sequence",
