@@ -87,6 +87,7 @@ def test_a_model_that_knows_has_failed(auditor: Auditor, knowing: LiveModel) -> 
         "depth",
     } <= telling
     assert found.row("relearning").value == 0.0  # it takes no step
+    assert found.row("benign_steps").value == 0.0 and found.row("benign_steps").tells
     assert found.row("depth").value == pytest.approx(0.0, abs=1e-6)
     assert not any(row.tells for row in found.rows if row.family is Family.SPILL)
     assert knowing.digest(full=True) == knowing.base

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,12 +14,13 @@ from catechism.evaluate.audit import Kept, membership, memorisation, phrasing, p
 from catechism.evaluate.audit.attribution import attributions, key_words, share_on_subject
 from catechism.evaluate.audit.depth import depth_score, layers_of, losses
 from catechism.evaluate.audit.items import Item, items_of
-from catechism.evaluate.audit.profile import Margins
+from catechism.evaluate.audit.measures import Before, Measured, Plan
+from catechism.evaluate.audit.profile import QUICK, Margins
 from catechism.evaluate.audit.prompts import multiple_choice, prompt_attacks, ranking
 from catechism.evaluate.audit.recall import Asked, plain_recall, recovered
-from catechism.evaluate.audit.relearning import benign, relearn
+from catechism.evaluate.audit.relearning import Relearning, benign, relearn
 from catechism.evaluate.audit.result import Family, Row, Word
-from catechism.evaluate.audit.rows import folded, truth_rows
+from catechism.evaluate.audit.rows import folded, rows_of, truth_rows
 from catechism.evaluate.audit.spill import groups, perplexity_row, spill_rows
 from catechism.evaluate.audit.verdict import judge
 from catechism.evaluate.audit.weights import round_to_nearest, rounded, weight_attacks
@@ -328,9 +330,39 @@ def test_relearning_counts_steps_and_leaves_the_model_alone(live: LiveModel) -> 
     found = relearn(live, items, steps=40, lr=3e-3, phrasings=1)
     assert found.curve[0] == 0.0 and found.curve[-1] == 1.0 and found.steps == (len(found.curve) - 1,)
     assert relearn(live, items, steps=2, lr=1e-9, phrasings=1).steps == (3.0,)
-    back = benign(live, items, [("The capital of France is", "Paris")], steps=40, lr=3e-3, seed=0)
-    assert back == [1.0] and benign(live, items, [("Who?", "Rome")], steps=3, lr=1e-9, seed=0) == [0.0]
+    back, course = benign(live, items, [("The capital of France is", "Paris")], steps=40, lr=3e-3, seed=0)
+    assert back == [1.0] and course.steps == found.steps, "on the canonical sentence it is the same training"
+    assert len(course.curve) == 41, "an attack goes on to its end"
+    never, course = benign(live, items, [("Who?", "Rome")], steps=3, lr=1e-9, seed=0)
+    assert never == [0.0] and course.steps == (4.0,)
     assert live.digest(full=True) == live.base
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "value", "tells"),
+    [
+        ((2.0, 3.0, 2.0, 3.0), (9.0, 9.0, 9.0, 8.0), 10 / 35, True),
+        ((9.0, 9.0, 9.0, 2.0), (9.0, 9.0, 9.0, 9.0), 29 / 36, False),  # one fact may be chance
+        ((9.0, 9.0, 9.0, 9.0), (5.0, 9.0, 9.0, 9.0), 36 / 32, False),
+        ((9.0, 9.0, 9.0, 9.0), (9.0, 9.0, 9.0, 9.0), None, None),
+    ],
+)
+def test_steps_on_benign_text_tell_only_where_something_came_back_and_that_is_sure(
+    mine: tuple[float, ...], theirs: tuple[float, ...], value: float | None, tells: bool | None
+) -> None:
+    profile = replace(QUICK, relearn_steps=8, benign_steps=8)
+    plan = Plan((france(),), (), (), (), (), {}, (), profile, 0)
+    before = Before("quick", 0, {}, {}, {}, math.nan, None)
+    same = Relearning((3.0,) * 4, ())
+    sides = [Measured(relearning=same, benign=Relearning(steps, ())) for steps in (mine, theirs)]
+    rows = {row.name: row for row in rows_of(plan, sides[0], sides[1], before)}
+    assert rows["relearning"].value == 1.0 and rows["relearning"].tells is False
+    row = rows["benign_steps"]
+    assert row.value == (None if value is None else pytest.approx(value)) and row.tells is tells
+    assert row.decides is (value is not None) and row.family is Family.RELEARNING
+    alone = {row.name: row for row in rows_of(plan, sides[0], None, before)}
+    assert not alone["benign_steps"].decides and "half recovery after" in alone["benign_steps"].note
+    assert "benign_steps" not in {row.name for row in rows_of(plan, replace(sides[0], relearning=None), None, before)}
 
 
 # -- what was to stay ------------------------------------------------------------------------------------------------

@@ -61,13 +61,12 @@ def forget(folder: Path, *, cache: Path) -> tuple[Forgotten, list[int]]:
     options = Options(author="ada", method="brief", sizes=Sizes(6, 4), control="none")
     with Service("almanac", Settings(cache=cache, home=folder / "home", user="ada")) as service:
         done = service.forget(Target(Sort.SUBJECT, "Mavoly Nightingrove"), options)
-        assert done.edit is None or done.edit.artifact == service.registry.delta(done.edit.id).digest
         return done, list(Brief.seen)
 
 
 def be_killed(folder: Path) -> None:
     """The same in a process of its own, which does not survive its second look."""
-    table.FORGETTERS["brief"] = f"{__name__}:Brief"
+    table.FORGETTERS = {"brief": f"{__name__}:Brief"}
     Brief.killed_at = 4
     forget(folder, cache=folder / "cache")
 

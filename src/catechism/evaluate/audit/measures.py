@@ -115,6 +115,7 @@ class Measured:
     probe: Sequence[Sequence[float]] = ()
     lens: Sequence[Sequence[float]] = ()
     relearning: Relearning | None = None
+    benign: Relearning | None = None
 
 
 def measure(live: LiveModel, plan: Plan, progress: Progress | None = None, *, who: str = "model") -> Measured:
@@ -174,6 +175,6 @@ def _relearning(live: LiveModel, plan: Plan, found: Measured) -> None:
             live, plan.items, steps=profile.relearn_steps, lr=profile.relearn_lr, phrasings=profile.phrasings
         )
     if profile.benign_steps and plan.around:
-        found.attacks["benign_relearning"] = benign(
+        found.attacks["benign_relearning"], found.benign = benign(
             live, plan.items, plan.around, steps=profile.benign_steps, lr=profile.relearn_lr, seed=plan.seed
         )

@@ -14,7 +14,7 @@ from catechism.model.merged import merged
 from catechism.model.target_tokens import TargetTokens, target_tokens
 
 ROWS = 64  # of a batch
-LOOK = 4  # steps between looks while training on something else
+LOOK = 4  # steps between the looks that say whether training on something else brings a fact back
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,17 +46,19 @@ def relearn(live: LiveModel, items: Sequence[Item], *, steps: int, lr: float, ph
         back.append(_back(copy, items, phrasings))
         if all(back[-1]):
             break
-    found = [next((float(step) for step, row in enumerate(back) if row[i]), steps + 1.0) for i in range(len(items))]
-    return Relearning(tuple(found), tuple(sum(row) / len(row) for row in back))
+    return _relearning(back, steps)
 
 
 def benign(
     live: LiveModel, items: Sequence[Item], facts: Sequence[tuple[str, str]], *, steps: int, lr: float, seed: int
-) -> list[float]:
-    """Train a merged copy on other facts, and say which of the forgotten ones are back at any look.
+) -> tuple[list[float], Relearning]:
+    """Train a merged copy on other facts and look after every step, at the canonical prompts only.
 
     Args:
         facts: prompts with their answers, near the forgotten ones but none of them.
+
+    Returns: 1 for every fact that is back at one of the looks after `LOOK` steps each and at the end, and how training
+        went, as for `relearn`.
     """
     copy = merged(live)
     order = list(facts)
@@ -65,11 +67,15 @@ def benign(
         target_tokens(copy, [p for p, _ in part], [a for _, a in part])
         for part in (order[start : start + ROWS // 2] for start in range(0, len(order), ROWS // 2))
     ]
-    back = [False] * len(items)
-    for step in _descent(copy, batches, steps, lr):
-        if step % LOOK == 0 or step == steps:
-            back = [before or now for before, now in zip(back, _back(copy, items, 1), strict=True)]
-    return [float(one) for one in back]
+    back = [_back(copy, items, 1), *(_back(copy, items, 1) for _ in _descent(copy, batches, steps, lr))]
+    looks = [row for step, row in enumerate(back) if step and (step % LOOK == 0 or step == steps)]
+    return [float(any(row[i] for row in looks)) for i in range(len(items))], _relearning(back, steps)
+
+
+def _relearning(back: Sequence[Sequence[bool]], steps: int) -> Relearning:
+    """From what is back before the first step and after each."""
+    found = [next((float(step) for step, row in enumerate(back) if row[i]), steps + 1.0) for i in range(len(back[0]))]
+    return Relearning(tuple(found), tuple(sum(row) / len(row) for row in back))
 
 
 def _descent(copy: LiveModel, batches: Sequence[TargetTokens], steps: int, lr: float) -> Iterator[int]:

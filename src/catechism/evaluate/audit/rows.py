@@ -9,6 +9,7 @@ from dataclasses import replace
 from catechism.evaluate.audit.compare import Sides, rate_row
 from catechism.evaluate.audit.measures import Before, Measured, Plan
 from catechism.evaluate.audit.membership import reference
+from catechism.evaluate.audit.relearning import Relearning
 from catechism.evaluate.audit.result import Family, Row
 from catechism.evaluate.audit.statistics import auc_gap, greatest_gap, holm, ks_test, mean_of, ratio_of_means
 
@@ -123,20 +124,31 @@ def _layer_rows(plan: Plan, name: str, mine: Measured, control: Measured | None)
 
 
 def _relearning_rows(plan: Plan, mine: Measured, control: Measured | None) -> Iterator[Row]:
+    profile = plan.profile
     if mine.relearning is None:
         return
-    own = mine.relearning.steps
-    if control is None or control.relearning is None:
+    yield _steps_row("relearning", profile.relearn_steps, mine.relearning, control and control.relearning, plan)
+    if mine.benign is not None:  # few facts come back, by a step or two: only a ratio that is surely below 1 tells
+        row = _steps_row("benign_steps", profile.benign_steps, mine.benign, control and control.benign, plan)
+        yield replace(row, tells=row.tells and row.high is not None and row.high < 1.0)
+
+
+def _steps_row(name: str, most: int, mine: Relearning, control: Relearning | None, plan: Plan) -> Row:
+    """Steps to half recovery as a ratio to the control's; no value where neither recovers anything in time."""
+    own = mine.steps
+    if control is None:
         note = f"half recovery after {_mean(own):.3g} steps; {NO_CONTROL}"
-        yield Row("relearning", Family.RELEARNING, None, n=len(own), decides=False, note=note)
-        return
-    theirs = control.relearning.steps
+        return Row(name, Family.RELEARNING, None, n=len(own), decides=False, note=note)
+    theirs = control.steps
+    if name == "benign_steps" and min(*own, *theirs) > most:
+        note = f"nothing is back after {most} steps on other facts, in neither model"
+        return Row(name, Family.RELEARNING, None, n=len(own), decides=False, note=note)
     ratio = ratio_of_means(own, theirs, plan.seed)
-    late = sum(step > plan.profile.relearn_steps for step in theirs)
+    late = sum(step > most for step in theirs)
     note = f"steps to half recovery: {_mean(own):.3g}, control {_mean(theirs):.3g}"
     note += f"; {late} of {len(theirs)} facts not learnt by the control in time" if late else ""
-    yield Row(
-        "relearning", Family.RELEARNING, ratio.value, ratio.low, ratio.high, control=1.0, n=len(own),
+    return Row(
+        name, Family.RELEARNING, ratio.value, ratio.low, ratio.high, control=1.0, n=len(own),
         tells=ratio.value < plan.profile.margins.relearning, note=note,
     )  # fmt: skip
 
