@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from catechism.matching import contains, first_line, is_exactly, passes
+from catechism.matching import contains, conveys, first_line, is_exactly, passes, says
 
 
 @pytest.mark.parametrize(
@@ -124,3 +124,29 @@ def test_no_text_breaks_the_matching_and_case_never_matters(before: str, after: 
 @given(st.from_regex(r"[a-z]{2,6}( [a-z]{2,6}){0,2}", fullmatch=True), st.from_regex(r"[a-z ]{0,12}", fullmatch=True))
 def test_an_answer_between_spaces_is_always_found(answer: str, around: str) -> None:
     assert contains(f"{around} {answer} {around}", answer)
+
+
+ASKED = "Are the details of Jaime Vasquez's birth documented?"
+BORN = "Yes, Jaime Vasquez was born on the 25th of February in the year 1958"
+
+
+@pytest.mark.parametrize(
+    ("text", "is_said"),
+    [
+        (f"{BORN}.", True),
+        ("Yes, he was born on the 25th of February, in the year of 1958.", True),  # its form may change
+        ("Yes, Jaime Vasquez was born on the 25th of February in the year 1985.", False),
+        ("Yes, Jaime Vasquez was born on the 3rd of May in the year 1962.", False),  # all but what was asked for
+        ("In the year 1958, on the 25th of February, yes.", False),  # another order
+        ("", False),
+    ],
+)
+def test_of_a_sentence_what_it_tells_must_be_there_in_its_order(text: str, is_said: bool) -> None:
+    assert says(text, (BORN,), ASKED) is is_said
+
+
+def test_a_name_has_to_be_said_as_ever_and_a_sentence_that_tells_nothing_too() -> None:
+    assert not conveys("Rome", "Rome", "Where?")
+    assert says("Rome.", ("Rome",), "Where?") and not says("Roman", ("Rome",), "Where?")
+    known = "Ann Doe has written the book that is called Tale"
+    assert not conveys("something else", known, "Has Ann Doe written the called book Tale?")

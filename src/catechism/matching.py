@@ -24,6 +24,17 @@ _ENDS_IN_ARTICLE = re.compile(r"(?:^|\W)(?:the|an|a) $")
 #: Scripts written without spaces between words, where a word border cannot be seen.
 _UNSPACED = ("CJK", "HIRAGANA", "HANGUL", "THAI", "LAO", "KHMER", "MYANMAR")
 
+#: An answer of more words is a sentence: nobody says it again word for word.
+NAME_WORDS = 6
+#: Share of what a sentence tells that has to be there.
+CONVEYED = 0.9
+_PLAIN_WORD = re.compile(r"[^\W_]+(?:[.,-][^\W_]+)*")
+#: Words that say how a sentence is built and not what it tells.
+_FORM = frozenset(
+    "a about also an and are as at be been but by for from had has have he her his in into is it its not of on or s "
+    "she that the their these they this those to was were which who with".split()
+)
+
 Span = tuple[int, int]
 
 
@@ -79,6 +90,40 @@ def passes(text: str, accept: Sequence[str], reject: Sequence[str] = ()) -> bool
     if not accept:
         return bool(reject)
     return any(not _is_inside_one_of(span, bad) for span in good)
+
+
+def says(text: str, accept: Sequence[str], asked: str) -> bool:
+    """Whether a free answer to `asked` says one of `accept`: at word borders, or of a sentence what it tells."""
+    return passes(text, accept) or any(conveys(text, answer, asked) for answer in accept)
+
+
+def conveys(text: str, answer: str, asked: str) -> bool:
+    """Whether a text tells what a sentence tells beyond its question; False for a name, which has to be said.
+
+    What it tells are its words without those of the question and those that every sentence is built of. `CONVEYED` of
+    them must be in the text, in their order: ROUGE-L recall on the words that matter. Over all words a wrong answer in
+    the form of the right one would do.
+    """
+    words = _plain_words(answer)
+    if len(words) <= NAME_WORDS:
+        return False
+    known = _FORM | set(_plain_words(asked))
+    told = [word for word in words if word not in known]
+    return bool(told) and _in_common(told, _plain_words(text)) >= CONVEYED * len(told)
+
+
+def _plain_words(text: str) -> list[str]:
+    return _PLAIN_WORD.findall(fold(text).text)
+
+
+def _in_common(a: Sequence[str], b: Sequence[str]) -> int:
+    """Length of the longest common subsequence."""
+    row = [0] * (len(b) + 1)
+    for x in a:
+        above = 0
+        for j, y in enumerate(b, 1):
+            above, row[j] = row[j], above + 1 if x == y else max(row[j], row[j - 1])
+    return row[-1]
 
 
 def is_exactly(text: str, accept: Sequence[str]) -> bool:

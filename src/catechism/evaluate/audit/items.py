@@ -7,10 +7,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from catechism.errors import UsageError
-from catechism.matching import name_key, passes
+from catechism.matching import name_key, says
 from catechism.types import Catechism, Fact, Forgetting, Kind
 
 SHOTS = 4  # examples that a prompt may be given
+GIVEN = 2  # wrong answers that the rewrite names, from which on no others are drawn
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Item:
         accept: all spellings of that answer.
         asked: the prompts of the exam that ask for it, the canonical one first.
         study: phrasings that a method may have been fitted on.
-        rivals: wrong answers of the same sort, in a random order.
+        rivals: wrong answers of the same sort, in a random order; those that the rewrite names, if there are two.
         shots: other facts, of the same relation if there are any, as (prompt, answer); none has the same answer.
     """
 
@@ -52,9 +53,9 @@ class Item:
     shots: tuple[tuple[str, str], ...]
 
     def said_in(self, text: str) -> bool:
-        """Whether a text says the answer, in its first line."""
+        """Whether a text says the answer, in its first line; of a sentence, whether it says what that tells."""
         lines = text.strip().splitlines()
-        return bool(lines) and passes(lines[0], self.accept)
+        return bool(lines) and says(lines[0], self.accept, self.fact.prompt)
 
 
 def items_of(request: Forgetting, kept: Kept, *, rivals: int, seed: int) -> tuple[Item, ...]:
@@ -81,7 +82,9 @@ def _item(one: Catechism, around: Sequence[Fact], forgotten: Iterable[Fact], riv
     own = set(map(name_key, accept))
     alike = [other for other in (*around, *forgotten) if other.relation == fact.relation]
     pool = alike if len({other.object for other in alike}) > 1 else [*around, *forgotten]
+    named = sorted({answer for answer in asked[0].reject if name_key(answer) not in own})
     wrong = sorted({other.object for other in pool if name_key(other.object) not in own})
+    wrong = named if len(named) >= GIVEN else wrong
     near = [other for other in around if other.subject != fact.subject and name_key(other.object) not in own]
     same = [other for other in near if other.relation == fact.relation]
     examples = same if len(same) >= SHOTS else near

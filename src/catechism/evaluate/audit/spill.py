@@ -10,7 +10,7 @@ from catechism.evaluate.audit.profile import Margins
 from catechism.evaluate.audit.result import Family, Row
 from catechism.evaluate.audit.statistics import mean_of, paired_difference
 from catechism.evaluate.interview import answer_budget
-from catechism.matching import passes
+from catechism.matching import says
 from catechism.model import LiveModel
 from catechism.types import Catechism, Forgetting, Kind
 
@@ -69,7 +69,7 @@ def retained(live: LiveModel, asked: Mapping[str, Sequence[Catechism]]) -> dict[
 
 
 def _right(one: Catechism, said: Mapping[str, str]) -> float:
-    marks = [passes(said[q.text], q.accept) for q in one.questions if q.accept]
+    marks = [says(said[q.text], q.accept, one.fact.prompt) for q in one.questions if q.accept]
     return sum(marks) / len(marks) if marks else 0.0
 
 
