@@ -33,22 +33,26 @@ def examine_facts(world: World, answer: Answer, facts: Sequence[WorldFact]) -> d
     }
 
 
-def examine_prompts(asked: Sequence[tuple[Sequence[str], str]], answer: Answer) -> dict[str, Figure]:
+def examine_prompts(
+    asked: Sequence[tuple[Sequence[str], str]], answer: Answer, right: Callable[[str, str, str], bool] | None = None
+) -> dict[str, Figure]:
     """Ask facts in phrasings of their own.
 
     Args:
         asked: the prompts of each fact, the canonical one first, and the answer to all of them.
         answer: the model.
+        right: of reply, wanted answer and first prompt; `is_right` if left out.
 
     Returns figures ``canonical`` (share of facts right on their first prompt), ``worst`` (share right on every prompt)
     and ``prompts`` (share of prompts right).
     """
     replies = iter(answer([prompt for prompts, _ in asked for prompt in prompts]))
-    right = [[is_right(next(replies), want) for _ in prompts] for prompts, want in asked]
+    mark = right or (lambda reply, want, _: is_right(reply, want))
+    marks = [[mark(next(replies), want, prompts[0]) for _ in prompts] for prompts, want in asked]
     return {
-        "canonical": _share([fact[0] for fact in right]),
-        "worst": _share([all(fact) for fact in right]),
-        "prompts": _share([one for fact in right for one in fact]),
+        "canonical": _share([fact[0] for fact in marks]),
+        "worst": _share([all(fact) for fact in marks]),
+        "prompts": _share([one for fact in marks for one in fact]),
     }
 
 
