@@ -1,9 +1,9 @@
 """``catechism bench forget``: methods of forgetting side by side, each attacked and held against a control.
 
 Chosen people of the invented town are forgotten by every method on a model that knows them, and the result is audited
-(`catechism.evaluate.audit`) against a model of the same recipe that was never shown them. Two more rows say what the
-figures mean: ``control`` audits that model itself, and ``exact`` teaches it the facts by an edit of ours and takes the
-edit out again.
+(`catechism.evaluate.audit`) against a model of the same recipe that was never shown them. With a folder of TOFU whole
+authors are forgotten, on a model that was trained on them. Two more rows say what the figures mean: ``control`` audits
+the control itself, and ``exact`` teaches it the facts by an edit of ours and takes the edit out again.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, cast
 
 from rich.console import Console
@@ -19,6 +20,7 @@ from rich.console import Console
 from catechism.bench.charts import value
 from catechism.bench.forget_cases import ForgetCase, forget_people
 from catechism.bench.forget_sequence import Turns, asked_of, cut, in_words, request_rows, requests_of
+from catechism.bench.forget_tofu import check_known, chosen, forget_authors
 from catechism.bench.layers import choose_layer
 from catechism.bench.single import describe
 from catechism.bench.stage import Stage, open_stage
@@ -27,10 +29,11 @@ from catechism.errors import CatechismError, UsageError
 from catechism.evaluate import wilson
 from catechism.evaluate.audit import FULL, QUICK, Audit, Auditor, Before, Kept, Row, Series
 from catechism.evaluate.interview import answer_budget
-from catechism.matching import passes
+from catechism.matching import says
 from catechism.methods.forgetting import FORGETTERS, Forgetter, forgetter
 from catechism.model import LiveModel
 from catechism.model.merged import merged
+from catechism.reference import SHIPPED
 from catechism.reference.world import load_world
 from catechism.settings import Settings
 from catechism.types import JSON, Rate
@@ -64,6 +67,8 @@ class Request:
         profile: of the audit, "quick" or "full".
         seed: of the draws, the fits and the audits.
         requests: that the facts are forgotten in, one after another, each fitted on what the ones before have left.
+        data: a folder of TOFU, whose authors are forgotten in place of people of the town.
+        authors, forget: how many authors the model knows and how many of them go; None is what its card says.
     """
 
     model: str = "almanac"
@@ -73,6 +78,17 @@ class Request:
     profile: str = "full"
     seed: int = 0
     requests: int = 1
+    data: Path | None = None
+    authors: int | None = None
+    forget: int | None = None
+
+    def case(self) -> ForgetCase:
+        """What is forgotten. Raises: UsageError for people, or authors, who are not there."""
+        if self.data is None:
+            return forget_people(load_world(), self.people, seed=self.seed)
+        control = "" if self.control in SHIPPED else self.control
+        parted = chosen(self.data, self.model, control, self.authors, self.forget)
+        return forget_authors(parted, seed=self.seed)
 
 
 def run(request: Request, settings: Settings, console: Console) -> dict[str, JSON]:
@@ -81,7 +97,7 @@ def run(request: Request, settings: Settings, console: Console) -> dict[str, JSO
     Returns: ``rows``, one for each method and, with a control, ``control`` and ``exact``; ``audits``, every audit in
         full, by method; ``conclusions``, in words.
     Raises: UnknownName for a method that there is not; UsageError without methods, for a profile that there is not, or
-        for people who are not there.
+        for people or authors who are not there, or whom the model does not know.
     """
     if request.profile not in PROFILES:
         raise UsageError(f"There is no profile {request.profile!r}. Choose one of: {', '.join(sorted(PROFILES))}.")
@@ -89,10 +105,13 @@ def run(request: Request, settings: Settings, console: Console) -> dict[str, JSO
     made = {name: forgetter(name) for name in names}
     if not made:
         raise UsageError("No method was named. Give at least one, for instance --methods npo, or --methods all.")
-    case = forget_people(load_world(), request.people, seed=request.seed)
+    case = request.case()
     cut(case.request, request.requests)  # too many are refused before a model is opened
-    stage = open_stage(request.model, None, request.seed, settings)
-    control = open_stage(request.control, None, request.seed, settings) if request.control else None
+    stage, control = _stage(request.model, request.seed, settings), None
+    if request.data is not None:
+        check_known(stage.live, case, request.model)
+    if request.control:
+        control = _stage(request.control, request.seed, settings)
     trial = Trial(stage, control, case, request, console)
     rows: list[dict[str, JSON]] = []
     audits: dict[str, JSON] = {}
@@ -113,6 +132,12 @@ def run(request: Request, settings: Settings, console: Console) -> dict[str, JSO
     return {"rows": list(rows), **about, "data": asked, "audits": audits, "conclusions": words}
 
 
+def _stage(model: str, seed: int, settings: Settings) -> Stage:
+    """A model with the text that stands in its folder, if there is some."""
+    text = Path(model) / "text.txt"
+    return open_stage(model, text if text.is_file() else None, seed, settings)
+
+
 def _keep(
     rows: list[dict[str, JSON]], audits: dict[str, JSON], name: str, work: Callable[[], tuple[dict[str, JSON], Audit]]
 ) -> None:
@@ -131,7 +156,7 @@ class Trial:
 
     def __init__(self, stage: Stage, control: Stage | None, case: ForgetCase, asked: Request, console: Console) -> None:
         self._stage, self._request, self._seed, self._console = stage, case.request, asked.seed, console
-        kept = Kept(case.neighbours, case.utility, stage.held_out)
+        kept = Kept(case.neighbours, case.utility, stage.held_out, case.holdout)
         never = None if control is None else control.live
         profile, seed, parts = PROFILES[asked.profile], asked.seed, cut(case.request, asked.requests)
         self._auditor = Auditor(never, case.request, kept, profile=profile, seed=seed, progress=self._tell)
@@ -199,7 +224,9 @@ class Trial:
         if digest in self._asked:
             return self._asked[digest]
         said = live.generate([one.fact.prompt for one in asked], max_new_tokens=answer_budget(asked))
-        right = [passes(answer.text, (one.fact.object,)) for answer, one in zip(said, asked, strict=True)]
+        right = [
+            says(answer.text, (one.fact.object,), one.fact.prompt) for answer, one in zip(said, asked, strict=True)
+        ]
         return self._asked.setdefault(digest, wilson(sum(right), len(right)))
 
     def _tell(self, what: str, done: int, of: int) -> None:

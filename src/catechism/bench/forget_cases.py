@@ -22,11 +22,13 @@ class ForgetCase:
         request: what is forgotten, with what a method may learn to keep from.
         neighbours: other people's facts, of the relations that are forgotten from.
         utility: facts of all other relations.
+        holdout: facts like the forgotten ones that neither model was trained on, where there are some.
     """
 
     request: Forgetting
     neighbours: tuple[Catechism, ...]
     utility: tuple[Catechism, ...]
+    holdout: tuple[Catechism, ...] = ()
 
 
 def forget_people(world: World, people: int = 12, *, seed: int, how: How = How.ERASE) -> ForgetCase:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
 Forgetters = Annotated[str, typer.Option(help="Methods of forgetting, with commas between; all for every one.")]
 Control = Annotated[str, typer.Option(help="The same recipe, never shown what is forgotten; empty for none.")]
 People = Annotated[int, typer.Option(min=1, help="How many people are forgotten, five facts each.")]
+Folder = Annotated[
+    Path | None,
+    typer.Option(help="A folder of TOFU: forget authors of it, not people.", exists=True, file_okay=False),
+]
+Authors = Annotated[int | None, typer.Option(min=2, help="How many authors the model knows; as its card says.")]
+Gone = Annotated[int | None, typer.Option("--forget", min=1, help="How many of them go; as its card says.")]
 Requests = Annotated[int, typer.Option(min=1, help="Requests that the facts are forgotten in, one after another.")]
 Depth = Annotated[str, typer.Option(help="Of the audits: quick or full.")]
 
@@ -35,11 +42,14 @@ def forget(
     methods: Forgetters = "npo",
     people: People = 12,
     requests: Requests = 1,
+    data: Folder = None,
+    authors: Authors = None,
+    gone: Gone = None,
     profile: Depth = "full",
     report: Page = None,
     seed: Seed = 0,
 ) -> Result:
-    """Forget people with each method, and attack what is left.
+    """Forget people, or with --data authors of TOFU, with each method, and attack what is left.
 
     Every result is audited against a model that never learned them; with --requests, at the end, each request too.
     Exit code 1 if a method cannot be run.
@@ -49,7 +59,7 @@ def forget(
     from catechism.bench.forget import Request, run
     from catechism.bench.forget_report import write_report
 
-    request = Request(model, control, names_of(methods), people, profile, seed, requests)
+    request = Request(model, control, names_of(methods), people, profile, seed, requests, data, authors, gone)
     found = run(request, Settings.from_environment(os.environ), Console(stderr=True))
     rows, about = cast("list[dict[str, JSON]]", found["rows"]), circumstances(seed)
     payload = {**found, **about}
