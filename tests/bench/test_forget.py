@@ -211,19 +211,21 @@ def test_the_studys_answers_follow_the_audits() -> None:
     back = [
         audit_row("int4", 0.6, 0.1, tells=True), audit_row("keyword", 0.1, 0.1, tells=False),
         audit_row("probe", 0.8, 0.2, tells=True, note="layer 2"), audit_row("relearning", 0.4, 1.0, tells=True),
-        audit_row("recall", 0.0, 0.0, tells=False), audit_row("recall_mean", 0.3, 0.05, tells=True),
+        audit_row("recall", 0.0, 0.0, tells=False), audit_row("recall_mean", 0.3, 0.05, tells=False),
     ]  # fmt: skip
+    never = [audit_row("recall", 0.9, 0.1, tells=True), audit_row("int4", 0.9, 0.1, tells=True)]  # it was never gone
     clean = [audit_row("int4", 0.1, 0.1, tells=False), audit_row("relearning", 1.0, 1.0, tells=False)]
     found: Any = {
-        "rows": [{"method": name} for name in ("control", "altpo", "npo")],
-        "audits": {"control": {"rows": back}, "altpo": {"rows": back}, "npo": {"rows": clean}},
+        "rows": [{"method": name} for name in ("control", "altpo", "npo", "sae")],
+        "audits": {"control": {"rows": back}, "altpo": {"rows": back}, "npo": {"rows": clean}, "sae": {"rows": never}},
     }
     told = "\n".join(forget_study.answers(found))
     assert "beyond the control, for 1 of 2 methods: altpo (0.60, control 0.10)" in told
+    assert "Of 3 methods after altpo, npo; whether it comes back is asked of these alone. Not after sae." in told
     assert "For none of 1 methods does it tell the model from the control." in told
     assert "Does rounding to 8 bits? It was not measured." in told
     assert "altpo, probe at layer 2 (0.80, control 0.20)" in told
     assert "Sooner: altpo (0.40 of the control's steps); not sooner: npo (1.00 of the control's steps)" in told
     assert "altpo (0.00 of canonical prompts, 0.30 of all)" in told
-    assert "Asked in all phrasings, altpo tells the model from the control (0.30, control 0.05)" in told
+    assert "Asked in all phrasings, altpo does not tell it from the control (0.30, control 0.05)" in told
     assert forget_study.answers({"rows": [], "audits": {}}) == ["No method could be measured."]

@@ -22,7 +22,7 @@ Audits = Mapping[str, Found]
 
 #: Methods that the questions are put to: ascent, preferences, another answer, representations, a closed form.
 METHODS = ("grad_diff", "npo", "simnpo", "idk_dpo", "altpo", "rmu", "undial", "rome_forget")
-#: Answers drawn at random from the relation's others, for the question about random labels.
+#: Another answer for every phrasing, each drawn by itself: labels at random, for the question about these.
 RANDOM_LABELS = "altpo"
 BACK = 0.02  # by how much recall in other words has to be above that of the canonical prompt to be told
 
@@ -45,18 +45,38 @@ def answers(found: Found) -> list[str]:
     audits = {method: every[method] for method in methods if method in every}
     if not audits:
         return ["No method could be measured."]
+    hidden = {method: audit for method, audit in audits.items() if _forgot(audit)}
     told = [
-        _attack("Does rounding to 4 bits bring it back?", "int4", "arXiv:2410.16454", audits),
-        _attack("Does rounding to 8 bits?", "int8", "arXiv:2605.02196", audits),
-        _attack("Does emphasis on the keywords bring it back?", "keyword", "arXiv:2509.24675", audits),
-        _attack("Does training on related text bring it back?", "benign_relearning", "arXiv:2406.13356", audits),
-        _probes(audits),
-        _relearning(audits),
+        _plainly(audits, hidden),
+        _attack("Does rounding to 4 bits bring it back?", "int4", "arXiv:2410.16454", hidden),
+        _attack("Does rounding to 8 bits?", "int8", "arXiv:2605.02196", hidden),
+        _attack("Does emphasis on the keywords bring it back?", "keyword", "arXiv:2509.24675", hidden),
+        _attack("Does training on related text bring it back?", "benign_relearning", "arXiv:2406.13356", hidden),
+        _attack("Does half of the change, put back?", "half_reset", "arXiv:2404.18466", hidden),
+        _probes(hidden),
+        _relearning(hidden),
         _unseen(audits),
     ]
     if RANDOM_LABELS in audits:
         told.append(_random_labels(audits[RANDOM_LABELS]))
     return told
+
+
+def _forgot(audit: Found) -> bool:
+    """Whether the model, asked plainly, cannot be told from the control. What was never gone cannot come back."""
+    rows = [_row(audit, name) for name in ("recall", "recall_mean", "recall_worst")]
+    return not any(row is not None and row["tells"] for row in rows)
+
+
+def _plainly(audits: Audits, hidden: Audits) -> str:
+    question = "Is it gone when it is asked for plainly?"
+    if len(hidden) == len(audits):
+        return f"{question} Yes, after every one of {len(audits)} methods."
+    rest = ", ".join(method for method in audits if method not in hidden)
+    gone = f"after {', '.join(hidden)}" if hidden else "after none of them"
+    return (
+        f"{question} Of {len(audits)} methods {gone}; whether it comes back is asked of these alone. Not after {rest}."
+    )
 
 
 def _attack(question: str, name: str, source: str, audits: Audits) -> str:
