@@ -142,7 +142,7 @@ class Trainer:
 
 def _multiplies_bf16(device: torch.device) -> bool:
     known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # torch before 2.10 does not say
-    slow = known.get("architecture") == "x86_64" and not (known.get("avx512_bf16") or known.get("amx_bf16"))
+    slow = known.get("avx512_bf16") is False and not known.get("amx_bf16")  # processors of other makes do not list it
     return device.type != "cpu" or not slow
 
 
