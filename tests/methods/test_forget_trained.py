@@ -224,6 +224,17 @@ def test_a_replacement_becomes_likelier_and_the_answer_less_likely() -> None:
     assert after[0] < before[0] and after[1] > before[1]
 
 
+def test_where_nothing_tells_what_else_could_be_said_it_is_the_object_of_another_fact() -> None:
+    live = live_of("llama")
+    nameless = tuple(replace(one, fact=replace(one.fact, subject="")) for one in FORGET)
+    method: Any = made("altpo", live)
+    said = method.instead(live, replace(REQUEST, forget=nameless), spec_of("altpo"))
+    assert len(said) == len(forget_lines(REQUEST)) and set(said) <= {one.fact.object for one in REQUEST.retain}
+    alike = tuple(replace(one, fact=replace(one.fact, object="Paris")) for one in REQUEST.retain)
+    with pytest.raises(BadSpec, match="Give facts with other objects in `retain`"):
+        method.instead(live, Forgetting(nameless[:1], alike), spec_of("altpo"))
+
+
 # -- KL ----------------------------------------------------------------------------------------------------------------
 
 

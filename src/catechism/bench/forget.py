@@ -21,7 +21,7 @@ from catechism.bench.charts import value
 from catechism.bench.forget_cases import ForgetCase, forget_people
 from catechism.bench.forget_sequence import Turns, asked_of, cut, in_words, request_rows, requests_of
 from catechism.bench.forget_tofu import check_known, chosen, forget_authors
-from catechism.bench.layers import choose_layer
+from catechism.bench.layers import choose_layer, pilots_of
 from catechism.bench.single import describe
 from catechism.bench.stage import Stage, open_stage
 from catechism.delta import Delta
@@ -203,7 +203,7 @@ class Trial:
         """
         live, self._what = control.live, "exact"
         editor: Any = control.editor(TEACHER)
-        layer, _ = choose_layer(TEACHER, live, self._request.forget, control.background)
+        layer, _ = choose_layer(TEACHER, live, pilots_of(self._request.forget), control.background)
         started = time.perf_counter()
         spec = editor.Spec(layer=layer, rank=32, steps=400, seed=self._seed)
         taught: Delta = editor.fit(live, self._request.forget, spec)

@@ -30,6 +30,11 @@ MIDDLE_BLOCK = frozenset({"grace"})
 READERS = frozenset({"ice", "ike"})
 
 
+def pilots_of(catechisms: Sequence[Catechism]) -> list[Catechism]:
+    """Those whose prompt names their subject, which most measurements of a layer look at; all where none does."""
+    return [one for one in catechisms if one.fact.subject and one.fact.subject in one.fact.prompt] or list(catechisms)
+
+
 def choose_layer(
     name: str, live: LiveModel, catechisms: Sequence[Catechism], background: Background
 ) -> tuple[int, list[JSON]]:

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from catechism.bench.course import Course, Failure, Learner, askable, shared_out
 from catechism.bench.layer_trial import TRIES_LAYERS, layer_by_trial
-from catechism.bench.layers import choose_layer
+from catechism.bench.layers import choose_layer, pilots_of
 from catechism.bench.single import Request
 from catechism.bench.sources import Source, known_to, open_source
 from catechism.bench.stage import OpenStage, Stage, open_stage
@@ -124,13 +124,13 @@ def opened(job: Job) -> Iterator[Trial]:
         course = Course(stage, catechisms, executor, job.settings.cache, request.seed)
         editor, layer, ranking = stage.editor(job.name), request.layer, list[JSON]()
         if layer is None:
-            pilots = [one for one in course.taught if one.fact.subject and one.fact.subject in one.fact.prompt]
+            pilots = pilots_of(course.taught)
             Console(stderr=True).print(f"{request.model}: measuring which layer {job.name} is to edit")
             _take_statistics(stage, executor)
             if job.name in TRIES_LAYERS and len(pilots) > 1:
                 layer, ranking = layer_by_trial(editor, stage.live, pilots, seed=request.seed)
             else:
-                layer, ranking = choose_layer(job.name, stage.live, pilots or course.taught, stage.background)
+                layer, ranking = choose_layer(job.name, stage.live, pilots, stage.background)
         spec = editor.Spec(layer=layer, seed=request.seed)
         _warm_up(stage, editor, course.taught, spec)
         seconds = time.perf_counter() - started

@@ -8,8 +8,9 @@ arXiv:2409.13474, on arXiv:2305.18290.
     y the answer to forget;  a another answer;  nll_t, nll_0  now and before, summed over an answer's tokens;
     L_r  as `Training.keep` says
 
-Where something is erased, a is another object of the relation, or what the model says of a made-up name in the
-subject's place; every phrasing has its own, so that no new fact is taught. Where something is replaced, a is that.
+Where something is erased, a is what the model says of a made-up name in the subject's place, or another object of the
+relation, or at the last of any fact that stays; every phrasing has its own, so that no new fact is taught. Where
+something is replaced, a is that.
 
 Deviations: see docs/forget-trained.md for those that all trained methods share. The paper has its alternates written by
 a large language model; these are at hand. NLL(a), mean over tokens, is the project's addition.
@@ -90,13 +91,13 @@ def _alternates(live: LiveModel, request: Forgetting, spec: Spec) -> Iterator[st
     rng = random.Random(f"alternates-{spec.seed}")
     for line in forget_lines(request):
         sources = [_of_relation, _of_model] if spec.alternates == "relation" else [_of_model, _of_relation]
+        sources.append(_of_any)
         found = next((answer for source in sources if (answer := source(live, request, line, rng))), "")
         if not found:
             fact = line.catechism.fact
             raise BadSpec(
-                f"Nothing else can be said after {fact.prompt!r}: no fact at hand has its relation {fact.relation!r} "
-                "with another object, and the model says nothing of a made-up name. Give facts of the relation in "
-                "`retain`."
+                f"Nothing else can be said after {fact.prompt!r}: no fact at hand has another object, and the model "
+                "says nothing of a made-up name. Give facts with other objects in `retain`."
             )
         yield found
 
@@ -106,6 +107,12 @@ def _of_relation(_live: LiveModel, request: Forgetting, line: Line, rng: random.
     fact = line.catechism.fact
     facts = [one.fact for one in (*request.forget, *request.retain)]
     others = sorted({f.object for f in facts if f.relation == fact.relation is not None} - {fact.object, line.answer})
+    return rng.choice(others) if others else ""
+
+
+def _of_any(_live: LiveModel, request: Forgetting, line: Line, rng: random.Random) -> str:
+    """The object of any fact that stays, for questions without relation or subject; "" where there is no other."""
+    others = sorted({one.fact.object for one in request.retain} - {line.catechism.fact.object, line.answer})
     return rng.choice(others) if others else ""
 
 
