@@ -7,14 +7,10 @@ from typing import Any
 
 from catechism.errors import CatechismError
 from catechism.methods.registry import Method
-from catechism.methods.select import CLOSED_FORM
 from catechism.model import LiveModel
 from catechism.types import JSON, UNMOVED, Catechism, Role
 
 TRIED = 24  # facts that are learned together in every layer
-
-#: Methods whose layer is tried where there are several facts: each writes all of them into one matrix.
-TRIES_LAYERS = CLOSED_FORM
 
 
 def layer_by_trial(

@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 
 from catechism.bench.course import Course, Failure, Learner, askable, shared_out
-from catechism.bench.layer_trial import TRIES_LAYERS, layer_by_trial
+from catechism.bench.layer_trial import layer_by_trial
 from catechism.bench.layers import choose_layer, pilots_of
 from catechism.bench.single import Request
 from catechism.bench.sources import Source, known_to, open_source
@@ -23,6 +23,7 @@ from catechism.fanout import Executor, open_executor
 from catechism.fanout.processes import Processes
 from catechism.locate.layers import PILOTS
 from catechism.methods import Method, method
+from catechism.methods.select import CLOSED_FORM
 from catechism.methods.stream import Progress, open_stream
 from catechism.model import LiveModel
 from catechism.model.statistics import Covariance
@@ -127,7 +128,7 @@ def opened(job: Job) -> Iterator[Trial]:
             pilots = pilots_of(course.taught)
             Console(stderr=True).print(f"{request.model}: measuring which layer {job.name} is to edit")
             _take_statistics(stage, executor)
-            if job.name in TRIES_LAYERS and len(pilots) > 1:
+            if job.name in CLOSED_FORM and len(pilots) > 1:  # each writes all facts into one matrix
                 layer, ranking = layer_by_trial(editor, stage.live, pilots, seed=request.seed)
             else:
                 layer, ranking = choose_layer(job.name, stage.live, pilots, stage.background)
