@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
@@ -25,7 +26,7 @@ from catechism.model.forgetting.moments import Moments
 from catechism.model.forgetting.objective import Objective, Step, Terms, Turn
 from catechism.model.forgetting.rows import Remembered
 from catechism.model.forgetting.training import Training
-from catechism.solve.forgetting import inner, npo
+from catechism.solve.forgetting import combined, inner, npo
 from catechism.types import Forgetting, How
 from tests.methods.forget_requests import FORGET, REQUEST, asking, background, live_model
 
@@ -36,7 +37,7 @@ TRAINED = (
     "simnpo", "undial", "wga",
 )  # fmt: skip
 KEEPS_NOTHING = ("ceu", "grad_ascent", "undial")
-OTHERS = {"reglu": {"kept": 4, "samples": 4}, "ofmu": {"steps": 2, "every": 1}, "pdu": {"gamma": 1.0}}
+OTHERS = {"reglu": {"kept": 4, "samples": 4}, "ofmu": {"steps": 2, "every": 1}}
 
 
 def made(name: str, live: LiveModel, **options: Any) -> Forgetter:
@@ -337,6 +338,24 @@ def test_the_similarity_aware_gradient_is_that_of_the_penalised_loss() -> None:
             sides.append(penalised())
     assert (sides[0] - sides[1]) / (2 * e) == pytest.approx(size, rel=0.05)
     assert inner(plain, found) / size != pytest.approx(size, rel=0.05)  # the cosine has its share
+
+
+def test_the_cosine_never_turns_a_step_by_more_than_its_share() -> None:
+    """Where the gradients are short the cosine's is long, and a model that is sure of its answers would stay so."""
+    live = live_model("llama", torch.float64)
+    rows = material(live, REQUEST, Training(**QUICK))
+
+    def terms(step: Step) -> Terms:
+        return {"forget": 1e-4 * step.forget.over_tokens(step.forget.chosen), **step.retained()}
+
+    adapters = stirred(live)
+    with adapters.attached(), torch.enable_grad():
+        turn = turn_at(live, rows, adapters, terms, alpha=1.0)
+        plain = turn.gradient(turn.terms()["forget"])
+        unbounded, bounded = (ofmu.similarity_aware(turn, turn.terms(), 0.1, most) for most in (math.inf, 0.5))
+    turned = combined(bounded, plain, a_times=1.0, b_times=-1.0)
+    assert inner(plain, unbounded) < 0.1 * inner(unbounded, unbounded)
+    assert inner(turned, turned) == pytest.approx(0.25 * inner(plain, plain))
 
 
 # -- ReGLU -------------------------------------------------------------------------------------------------------------

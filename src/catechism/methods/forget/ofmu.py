@@ -15,6 +15,8 @@ raised for ever; log v, that of an answer picked blindly, is enough.
 Deviations: see docs/forget-trained.md for those that all trained methods share. The equations are known from accounts
 of the paper; Eq. 4 is our own. Products with Hessians are central differences of gradients. In Eq. 3 the Hessian of Phi
 is that of L_f: what b times the cosine adds is of third order. b, eta and rho are published nowhere that we know of.
+The cosine's gradient is as long as those it compares are short: of an answer that the model is sure of it is thousands
+of times as long as L_f's, and nothing is ever forgotten. So its length is bounded by a share of L_f's, `most`.
 """
 
 from __future__ import annotations
@@ -40,6 +42,7 @@ class Spec(Training):
     """Settings; those of `Training` beside its own. A step costs three to four of another method's."""
 
     b: float = 0.1  # not published
+    most: float = 0.5  # ours: length of b grad cos, as a share of grad L_f's, at most
     inner_steps: int = 1  # published: 5 to 10
     rho: float = 1e-3  # not published; it rises
     growth: float = 1.2
@@ -49,6 +52,7 @@ class Spec(Training):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_above("b", self.b, equal=True)
+        check_above("most", self.most, equal=True)
         check_above("inner_steps", self.inner_steps, 1, equal=True)
         check_above("rho", self.rho, equal=True)
         check_above("growth", self.growth, 1, equal=True)
@@ -73,7 +77,7 @@ class OFMU(TrainedForgetter[Spec]):
         lowered: list[Tensor] = []
         for _ in range(spec.inner_steps):
             found = turn.terms()
-            lowered = similarity_aware(turn, found, spec.b)  # -grad Phi
+            lowered = similarity_aware(turn, found, spec.b, spec.most)  # -grad Phi
             turn.moments.see(lowered)
             with torch.no_grad():
                 for parameter, change in zip(turn.parameters, turn.moments.precondition(lowered), strict=True):
@@ -86,15 +90,21 @@ class OFMU(TrainedForgetter[Spec]):
         return turn.moments.precondition(outer), found  # Eq. 3
 
 
-def similarity_aware(turn: Turn, found: Terms, b: float) -> list[Tensor]:
-    """Gradient of -Phi = forget - b cos(grad forget, grad retain).  # Eq. 1, Eq. 4"""
+def similarity_aware(turn: Turn, found: Terms, b: float, most: float = math.inf) -> list[Tensor]:
+    """Gradient of -Phi = forget - b cos(grad forget, grad retain).  # Eq. 1, Eq. 4
+
+    Args:
+        most: length of the second part at most, as a share of the first one's.
+    """
     g_f, g_r = turn.gradient(found["forget"]), turn.gradient(found["retain"])
     if b == 0:
         return g_f
     forget = along(turn, "forget", away_from(g_f, g_r))
     retain = along(turn, "retain", away_from(g_r, g_f))
     turned = combined(forget, retain, a_times=1.0, b_times=1.0)
-    return combined(g_f, turned, a_times=1.0, b_times=-b)
+    size = math.sqrt(inner(turned, turned))
+    bound = most * math.sqrt(inner(g_f, g_f)) / size if size > 0 else 0.0
+    return combined(g_f, turned, a_times=1.0, b_times=-min(b, bound))
 
 
 def along(turn: Turn, name: str, direction: list[Tensor]) -> list[Tensor]:

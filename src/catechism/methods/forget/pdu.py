@@ -36,7 +36,7 @@ class Spec(Training):
 
     eps: float = 0.01  # published: 0.3, of models whose loss on what is kept is above 0.1
     eta: float = 10.0  # published: 1.0; larger, as eps is smaller
-    gamma: float = 0.01  # published: 1; the logits of a sure answer are tens apart, so Eq. 1 begins in the hundreds
+    gamma: float = 1.0  # published: 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
