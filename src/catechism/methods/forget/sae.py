@@ -58,7 +58,7 @@ class Coder:
     """How the autoencoder is trained."""
 
     wider: int = 4  # features for each dimension of a state; usual 4 to 8
-    k: int = 16  # features that speak at a time
+    k: int = 64  # features that speak at a time; what they leave unexplained is not forgotten
     texts: int = 100  # background texts, beside the prompts themselves
     steps: int = 300
     batch: int = 256
@@ -69,6 +69,8 @@ class Coder:
 class Spec(Training):
     """Settings; those of `Training` beside its own. `layers`, where given, are the blocks that are trained."""
 
+    rates: tuple[float, ...] = (0.01,)
+    alphas: tuple[float, ...] = (0.5,)
     layer: int | None = None  # whose output is looked at; None: half of the depth, as suggested
     coder: Coder = Coder()
     pull: float = 0.5  # weight of being unlike the known; suggested .5

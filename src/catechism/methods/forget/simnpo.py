@@ -26,7 +26,7 @@ class Spec(Training):
 
     beta: float = 4.5  # published: 4.5
     delta: float = 0.0  # published: 0
-    gamma: float = 1.0  # published: 0.125, with alpha 1
+    gamma: float = 10.0  # published: 0.125, with alpha 1
 
     def __post_init__(self) -> None:
         super().__post_init__()

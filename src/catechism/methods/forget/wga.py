@@ -25,7 +25,7 @@ class Spec(Training):
     """Settings; those of `Training` beside its own."""
 
     beta: float = 1.0  # published: 1
-    gamma: float = 1.0  # published: 1, with alpha 1
+    gamma: float = 10.0  # published: 1, with alpha 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
