@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from catechism.delta import Delta
 from catechism.errors import BadSpec, Conflict, Entangled, Sealed, UnknownEdit, UsageError
@@ -22,7 +24,7 @@ from catechism.model.background import Background
 from catechism.registry import Draft
 from catechism.registry.manifest import forget_key
 from catechism.service import Service
-from catechism.service.forgetting import copies, eraser, plan
+from catechism.service.forgetting import copies, eraser, plan, tables
 from catechism.service.forgetting.neighbours import Sizes, neighbour
 from catechism.service.forgetting.outcome import ForgetEnding
 from catechism.service.forgetting.plan import Options
@@ -167,6 +169,16 @@ def test_a_plan_probes_every_fact_of_a_person_and_changes_nothing(service: Servi
     assert not exam & {q.text for probe in made.probes for q in probe.lesson.study}
     assert service.edits() == [] and service.bench.live.applied == ()
     assert json.loads(json.dumps(made.json()))["known"] == 5
+
+
+def test_a_shown_plan_counts_the_files_of_the_cache_and_names_every_other_copy(service: Service) -> None:
+    made = service.plan_forgetting(target(PERSON, Sort.SUBJECT), SMALL)
+    held = [copies.Copy(copies.Place.CACHE, f"covariance-{i}.safetensors", "figures", "left") for i in range(14)]
+    held.append(copies.Copy(copies.Place.FILE, "people.jsonl", "line 3", "left: remove it"))
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(tables.plan_view(replace(made, copies=tuple(held))))
+    shown = console.export_text()
+    assert "14 files in the cache" in shown and "people.jsonl" in shown and "covariance-" not in shown
 
 
 def test_neighbours_are_named_with_what_they_have_in_common() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from rich.console import Group, RenderableType
@@ -9,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from catechism.evaluate import Status
-from catechism.service.forgetting.copies import Copy
+from catechism.service.forgetting.copies import Copy, Place
 from catechism.service.forgetting.outcome import ForgetEnding, Forgotten
 from catechism.service.forgetting.plan import AUTO, ForgetPlan, Probe
 from catechism.service.forgetting.proof import MEANINGS, Proof
@@ -138,10 +139,14 @@ def _copies(copies: Sequence[Copy]) -> Table:
     grid = Table(title=f"Written down elsewhere ({len(copies)})")
     for name in ("where", "what", "what becomes of it"):
         grid.add_column(name, overflow="fold")
-    for copy in copies[:SHOWN]:
+    named = [copy for copy in copies if copy.place is not Place.CACHE]
+    for copy in named[:SHOWN]:
         grid.add_row(Text(f"{copy.place} {copy.name}"), Text(copy.what), Text(copy.done))
-    if len(copies) > SHOWN:
-        grid.caption = f"and {len(copies) - SHOWN} more; --json gives all"
+    if len(named) > SHOWN:
+        grid.caption = f"and {len(named) - SHOWN} more; --json gives all"
+    cached = Counter((copy.what, copy.done) for copy in copies if copy.place is Place.CACHE)
+    for (what, done), n in cached.items():  # their names are digests, which tell a person nothing
+        grid.add_row(f"{n} {'file' if n == 1 else 'files'} in the cache", Text(what), Text(done))
     return grid
 
 
