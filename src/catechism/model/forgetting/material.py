@@ -14,6 +14,7 @@ from torch import Tensor
 from catechism.errors import BadSpec
 from catechism.model.contexts import sample_texts
 from catechism.model.forgetting.names import made_up_name
+from catechism.model.forgetting.naming import Named, named
 from catechism.model.forgetting.rows import Before, Rows
 from catechism.model.forgetting.training import Training
 from catechism.model.live import LiveModel
@@ -56,6 +57,7 @@ class Material:
         instead: the rows of `forget`, in the same order, with other answers; None where no method asks for them.
         instead_before: what the model said of those.
         wanted: whether the other answers are what the model must say from now on.
+        named: names that are forgotten too.
     """
 
     forget: Rows
@@ -66,6 +68,7 @@ class Material:
     instead: Rows | None = None
     instead_before: Before | None = None
     wanted: bool = False
+    named: Named | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +206,9 @@ def material(
         other,
         None if other is None else other.before(live),
         wanted=request.how is not How.ERASE,
+        named=named(live, [(line.prompt, line.catechism.fact.subject) for line in lines], request, training.seed)
+        if training.names
+        else None,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -20,6 +21,8 @@ from catechism.model.forgetting.training import Training
 from catechism.model.live import LiveModel
 
 T = TypeVar("T")
+
+SLACK = 0.25  # nats per token below its level at which an answer is left alone
 
 #: Losses by name, all of them minimised. "retain" is weighted by the run's alpha, the others are taken as they are.
 Terms = dict[str, Tensor]
@@ -102,6 +105,22 @@ class Step:
             return {"retain": said.over_tokens(-said.chosen)}
         before = self.retain_distributions()
         return {"retain": said.over_tokens((before.exp() * (before - said.logprobs)).sum(dim=-1))}
+
+    def lifted(self) -> Terms:
+        """The term "lift": how far answers have fallen below `SLACK` under their level, nats per token."""
+        if not self.training.lift:
+            return {}
+        said, least = self.forget, self.material.level.rows[list(self.forgotten)] - SLACK
+        return {"lift": self.training.lift * (least + said.nll / said.lengths).clamp_min(0).mean()}
+
+    def named(self) -> Terms:
+        """The term "names" as the settings ask for it; none where no name is forgotten."""
+        named, size = self.material.named, self.training.batch
+        if named is None:
+            return {}
+        rng = random.Random(f"names-{self.training.seed}-{self.number}")
+        drawn = rng.sample(range(len(named.rows)), min(size, len(named.rows)))
+        return {"names": self.training.names * named.loss(self.live, drawn)}
 
     def again(self) -> Step:
         """The same rows, for parameters that have moved: nothing that was run is kept."""

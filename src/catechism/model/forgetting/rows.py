@@ -115,6 +115,11 @@ class Rows:
         """Tokens of all answers together."""
         return sum(end - start for start, end in self._spans)
 
+    @property
+    def tokens(self) -> list[tuple[int, ...]]:
+        """The tokens of every answer."""
+        return [row.ids[start:end] for row, (start, end) in zip(self._rows, self._spans, strict=True)]
+
     def inputs(
         self, live: LiveModel, numbers: Sequence[int]
     ) -> tuple[dict[str, Int[Tensor, "b t"]], Bool[Tensor, "b t"]]:

@@ -27,6 +27,8 @@ class Training:
         batch: rows to forget in a step.
         beside: rows to keep that are drawn in a step for every row of `batch`.
         every: steps between two looks at all rows to forget, at which a run may end and is saved.
+        lift: weight of lifting answers that have fallen far below their level, so that nothing is forgotten too well.
+        names: weight of forgetting that the names were ever read, of subjects of whom nothing stays.
         level: probability per token that an answer has in a model that never learned it; None estimates it, for every
             row, from what the model says of made-up names.
         let_go: whether a row that has come down to its level is pushed no further. The papers do not.
@@ -51,6 +53,8 @@ class Training:
     batch: int = 16
     beside: int = 1
     every: int = 5  # measured: 10 overshoots, and neighbours pay for it
+    lift: float = 0.0
+    names: float = 0.0
     level: float | None = None
     let_go: bool = True
     halves: bool = False
@@ -68,6 +72,8 @@ class Training:
         if self.layers is not None and not self.layers:
             raise BadSpec("layers is empty, which trains nothing. Name blocks, or give None for all of them.")
         check_above("cooling", self.cooling, equal=True)
+        check_above("lift", self.lift, equal=True)
+        check_above("names", self.names, equal=True)
         if not self.rates or not all(math.isfinite(rate) and rate > 0 for rate in self.rates):
             raise BadSpec(f"rates={self.rates} are no learning rates. Give one or more numbers above 0.")
         if not self.alphas or not all(math.isfinite(alpha) and alpha >= 0 for alpha in self.alphas):
