@@ -49,8 +49,6 @@ class Spec(Training):
     steps: int = 120
     cooling: float = 2.0
     halves: bool = True
-    lift: float = 1.0
-    names: float = 1.0
     alternates: Literal["relation", "model"] = "model"  # published: written by a large language model
     beta: float = 0.1  # published: 0.1, with alpha 2
     gamma: float = 1.0  # published: 1
