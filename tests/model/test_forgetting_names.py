@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from catechism.errors import BadSpec
+from catechism.methods.forget.altpo import AltPO
 from catechism.methods.forget.npo import NPO, Spec
 from catechism.model import LiveModel
 from catechism.model.adapters import Adapters
@@ -99,3 +100,11 @@ def test_a_request_without_words_before_its_names_is_trained_all_the_same() -> N
     assert (
         "names" not in NPO(background(live)).fit(live, request, Spec(**QUICK, names=1.0)).info["training"]["steps"][0]
     )  # type: ignore[index,call-overload]
+
+
+@pytest.mark.parametrize("few", [2, 3])
+def test_altpo_forgets_names_of_few_facts_only(few: int) -> None:
+    live = live_of()
+    spec = AltPO.Spec(**{**QUICK, "steps": 1, "every": 1, "cooling": 0.0, "recalled": 0}, few=few)
+    info: Any = AltPO(background(live)).fit(live, REQUEST, spec).info
+    assert (info["spec"]["names"], info["spec"]["lift"]) == ((1.0, 1.0) if few == len(FORGET) else (0.0, 0.0))
