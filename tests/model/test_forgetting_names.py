@@ -12,6 +12,7 @@ import torch
 from catechism.errors import BadSpec
 from catechism.methods.forget.altpo import AltPO
 from catechism.methods.forget.npo import NPO, Spec
+from catechism.methods.forgetting import forgetter
 from catechism.model import LiveModel
 from catechism.model.adapters import Adapters
 from catechism.model.forgetting.material import Material, forget_lines, material
@@ -51,7 +52,7 @@ def test_a_name_that_nothing_stands_before_is_not_asked_for() -> None:
 
 
 def test_what_is_wanted_lowers_a_names_own_tokens_and_leaves_what_others_begin_with() -> None:
-    """ "Francesca" stays, so of "France" nothing but its end tells the two apart."""
+    """Where "Francesca" stays, of "France" nothing but its end tells the two apart."""
     plain, beside = of(REQUEST), of(replace(REQUEST, retain=(*REQUEST.retain, catechism("So is", "Francesca", "Rome"))))
     assert plain is not None and beside is not None
     for found in (plain, beside):
@@ -97,9 +98,8 @@ def test_weights_out_of_range_are_refused(wrong: dict[str, float]) -> None:
 def test_a_request_without_words_before_its_names_is_trained_all_the_same() -> None:
     live = live_of()
     request = Forgetting((replace(FORGET[0], fact=replace(FORGET[0].fact, subject="nobody")),), REQUEST.retain)
-    assert (
-        "names" not in NPO(background(live)).fit(live, request, Spec(**QUICK, names=1.0)).info["training"]["steps"][0]
-    )  # type: ignore[index,call-overload]
+    info: Any = NPO(background(live)).fit(live, request, Spec(**QUICK, names=1.0)).info
+    assert "names" not in info["training"]["steps"][0]
 
 
 @pytest.mark.parametrize("few", [2, 3])
@@ -108,3 +108,11 @@ def test_altpo_forgets_names_of_few_facts_only(few: int) -> None:
     spec = AltPO.Spec(**{**QUICK, "steps": 1, "every": 1, "cooling": 0.0, "recalled": 0}, few=few)
     info: Any = AltPO(background(live)).fit(live, REQUEST, spec).info
     assert (info["spec"]["names"], info["spec"]["lift"]) == ((1.0, 1.0) if few == len(FORGET) else (0.0, 0.0))
+
+
+@pytest.mark.parametrize("name", ["npo", "reglu", "rmu"])
+def test_the_settings_are_those_of_every_method_that_descends_on_its_losses(name: str) -> None:
+    live, method = live_of(), forgetter(name)
+    spec = method.Spec(**{**QUICK, "steps": 1, "every": 1}, lift=1.0, names=1.0)  # type: ignore[attr-defined]
+    info: Any = method(background(live)).fit(live, REQUEST, spec).info
+    assert {"lift", "names", "forget"} <= set(info["training"]["steps"][0])

@@ -160,7 +160,4 @@ class TrainedForgetter(ABC, Generic[S]):
 
     def objective(self, spec: S) -> Objective:
         """What the trainer is handed."""
-        return Objective(
-            lambda step: {**self.terms(step, spec), **step.lifted(), **step.named()},
-            lambda turn: self.direct(turn, spec),
-        )
+        return Objective(lambda step: self.terms(step, spec), lambda turn: self.direct(turn, spec))

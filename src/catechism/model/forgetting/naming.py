@@ -48,9 +48,8 @@ class Named:
         """L_n over some of the rows."""
         said = self.rows.said(live, numbers)
         wanted, own = (torch.cat([some[i] for i in numbers]) for some in (self.wanted, self.own))
-        apart = (wanted.exp() * (wanted - said.logprobs)).sum(dim=-1)
         asked = wanted.gather(1, said.tokens[:, None])[:, 0]
-        return (apart + PULL * (said.chosen - asked).abs())[own].mean()
+        return (said.apart_from(wanted) + PULL * (said.chosen - asked).abs())[own].mean()
 
 
 @torch.no_grad()
@@ -75,18 +74,20 @@ def named(live: LiveModel, prompts: Sequence[tuple[str, str]], request: Forgetti
     lengths = said.lengths.long().tolist()
     parts = zip(pairs, said.tokens.split(lengths), said.logprobs.split(lengths), strict=True)
     wanted, own = list[Tensor](), list[Tensor]()
+    openings = dict.fromkeys(before for before, _ in pairs)  # several people have the same
+    behind = {one: Rows(live, [one] * len(staying), staying).tokens if staying else [] for one in openings}
     for (before, _), tokens, logprobs in parts:
-        shared = _shared(live, before, tokens.tolist(), staying)
+        shared = _shared(tokens.tolist(), behind[before])
         q = torch.stack([logprobs[j] if j <= shared else mixed for j in range(len(tokens))])
         wanted.append(q.scatter(1, tokens[:, None], float(level)).log_softmax(dim=-1))
         own.append(torch.arange(len(tokens), device=tokens.device) >= max(shared, 1))
     return Named(rows, wanted, own) if any(bool(one.any()) for one in own) else None
 
 
-def _shared(live: LiveModel, before: str, tokens: Sequence[int], staying: Sequence[str]) -> int:
-    """How many of the name's tokens some name that stays begins with."""
+def _shared(tokens: Sequence[int], others: Sequence[Sequence[int]]) -> int:
+    """How many of a name's tokens another one begins with, at most."""
     most = 0
-    for other in Rows(live, [before] * len(staying), staying).tokens if staying else []:
+    for other in others:
         n = min(len(tokens), len(other))
         most = max(most, next((j for j in range(n) if tokens[j] != other[j]), n))
     return most

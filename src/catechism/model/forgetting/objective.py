@@ -104,7 +104,7 @@ class Step:
         if self.training.keep == "nll":
             return {"retain": said.over_tokens(-said.chosen)}
         before = self.retain_distributions()
-        return {"retain": said.over_tokens((before.exp() * (before - said.logprobs)).sum(dim=-1))}
+        return {"retain": said.over_tokens(said.apart_from(before))}
 
     def lifted(self) -> Terms:
         """The term "lift": how far answers have fallen below `SLACK` under their level, nats per token."""
@@ -155,11 +155,12 @@ class Turn:
         return self.step.adapters.parameters
 
     def terms(self) -> Terms:
-        """The losses at the parameters as they are, each run anew.
+        """The losses at the parameters as they are, each run anew: the objective's, and those of the settings.
 
         Raises: NoConvergence if one is not finite.
         """
-        terms = self.objective.terms(self.step.again())
+        step = self.step.again()
+        terms = {**self.objective.terms(step), **step.lifted(), **step.named()}
         for name, loss in terms.items():
             if not bool(torch.isfinite(loss)):
                 raise NoConvergence(

@@ -64,6 +64,10 @@ class Said:
         missed = (self.logprobs.argmax(dim=-1) != self.tokens).to(self.logprobs.dtype)
         return self._sum(missed) == 0
 
+    def apart_from(self, wanted: Float[Tensor, "k v"]) -> Float[Tensor, " k"]:
+        """KL(wanted || what is said) at each place, of log-probabilities."""
+        return (wanted.exp() * (wanted - self.logprobs)).sum(dim=-1)
+
     def over_tokens(self, x: Float[Tensor, " k"]) -> Float[Tensor, ""]:
         """Mean over all places, where those of closed rows give 0."""
         return torch.where(self.open[self.rows], x, 0.0).sum() / max(len(x), 1)
