@@ -9,21 +9,26 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import torch
 
 from catechism.bench import editors, lifelong
 from catechism.bench.charts import curves, front, pareto
-from catechism.bench.course import Learner
+from catechism.bench.course import Learner, SharedOut
 from catechism.bench.editors import run_method
 from catechism.bench.lifelong import Plan, powers_of_ten
 from catechism.bench.report import write_report
 from catechism.bench.rows import FIRST, SUMMARY
 from catechism.bench.single import Request
+from catechism.bench.sources import open_source
+from catechism.bench.stage import OpenStage
 from catechism.bench.trial import Job
 from catechism.cli.main import main
 from catechism.delta import Delta
 from catechism.errors import BadFact, BadSpec, NoConvergence, UnknownName, UsageError, WrongBase
 from catechism.evaluate import METRICS
-from catechism.methods.stream import Progress, Stacked
+from catechism.fanout import Executor, Inline, open_executor
+from catechism.methods import method
+from catechism.methods.stream import Progress, Stacked, open_stream
 from catechism.settings import Settings
 from catechism.types import Catechism, Fact
 from tests.tiny import tiny_model, tiny_tokenizer
@@ -268,6 +273,29 @@ def test_a_stream_of_another_base_is_refused(job: Job, tmp_path: Path) -> None:
 
 def test_the_same_rows_come_from_other_processes(job: Job, found: dict[str, Any]) -> None:
     assert without_costs(taught(job, executor="process", workers=1)["row"]) == without_costs(found["row"])
+
+
+def test_searches_shared_out_over_processes_end_with_the_same_bytes(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("catechism.methods.searching.AT_ONCE", 2)
+    asked, threads = job.request, torch.get_num_threads()
+    setup = OpenStage(asked.model, asked.text, asked.seed, job.settings, threads)
+    stage = setup()
+    facts = list(open_source(asked.data).catechisms(5, seed=0))
+    names: dict[str, dict[str, int]] = {"rome": {}, "memit": {}, "emmet": {}, "alphaedit": {}, "memoir": {"batch": 2}}
+
+    def learned(executor: Executor) -> dict[str, str]:
+        digests = dict[str, str]()
+        stage.background.share = SharedOut(executor)
+        for name, settings in names.items():
+            editor: Any = method(name)(stage.background)
+            stream = open_stream(editor, stage.live, editor.Spec(layer=1, **settings))
+            stream.add(facts[:3])
+            digests[name] = stream.add(facts[3:]).digest
+        return digests
+
+    with open_executor("process", setup, None, workers=2) as processes:
+        shared = learned(processes)
+    assert shared == learned(Inline(stage)) and len(set(shared.values())) == len(names)
 
 
 def test_what_cannot_be_run_is_refused_before_a_process_is_started(job: Job) -> None:

@@ -117,6 +117,8 @@ def test_the_peer_gets_the_model_the_facts_the_layer_and_the_statistics(done: tu
     assert written["overrides"]["layers"] == [1] and written["overrides"]["v_loss_layer"] == 1
     template = written["overrides"]["rewrite_module_tmp"]
     assert ".{}." in template and written["overrides"]["layer_module_tmp"].endswith(".{}")
+    parameters = dict(AutoModelForCausalLM.from_pretrained(written["overrides"]["model_name"]).named_parameters())
+    assert written["overrides"]["lm_head_module"] + ".weight" in parameters, "of a tied head the embedding's name"
     model_type = Path(written["overrides"]["model_name"]).name.split("-")[0]
     assert Path(written["hparams"]).name.startswith(model_type), "its own settings for a model of this kind"
     (file,) = (folder / "stats").rglob("*.npz")

@@ -17,6 +17,7 @@ from catechism.methods import Method, method
 from catechism.methods.stream import Progress, open_stream
 from catechism.model import LiveModel
 from catechism.model.background import Background
+from catechism.model.sought import Sought
 from catechism.solve import DAMPING
 from catechism.solve.values import Found, Search
 from catechism.types import Catechism, Fact, Role, Site
@@ -55,12 +56,13 @@ def the_values(d: int, n: int = len(FACTS)) -> np.ndarray:
 def given(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every search finds the same values: what is tested is what is done with them."""
 
-    def found(_objective: object, scale: torch.Tensor, d: int, _search: object) -> Found:
-        n = len(scale)
-        return Found(torch.tensor(the_values(d)[:n]).to(scale), torch.zeros(n), torch.zeros(n, dtype=torch.long))
+    def found(live: LiveModel, _share: object, sought: Sought, _search: object) -> Found:
+        n, d = len(sought.scale), live.anatomy.matrix(sought.site).shape[0]
+        values = torch.tensor(the_values(d)[:n]).to(sought.scale)
+        return Found(values, torch.zeros(n), torch.zeros(n, dtype=torch.long))
 
     for name in NAMES:
-        monkeypatch.setattr(f"catechism.methods.edit.{name}.find_values", found)
+        monkeypatch.setattr(f"catechism.methods.edit.{name}.find_target_values", found)
 
 
 class Plain:

@@ -20,7 +20,7 @@ from catechism.types import JSON
 
 def answer_sheet(stage: Stage, delta: Delta | None, sheet: Sheet) -> Answers:
     """Work for an executor: what the model says to one sheet with this delta on it."""
-    stage.wear(delta)
+    stage.wear(*([] if delta is None else [delta]))
     return answer(stage.live, sheet)
 
 

@@ -22,13 +22,11 @@ from catechism.evaluate.effect import InEffect, in_effect
 from catechism.evaluate.interview import Answers, Sheet, answer_budget, gather, hand_out, interview_of
 from catechism.fanout import Executor
 from catechism.matching import passes
-from catechism.methods import Method
 from catechism.methods.registry import SUBJECTLESS
 from catechism.methods.stream import Stream
 from catechism.model import LiveModel, encoding
+from catechism.model.sharing import Work
 from catechism.types import Catechism, Kind, Rate
-
-FACTS_PER_SHARD = 32  # fixed: values that are searched together round together
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,34 +256,20 @@ def _is_about_a_fact(error: CatechismError) -> bool:
     return isinstance(error, (BadFact, NoConvergence)) or type(error) is UsageError
 
 
-def shared_out(editor: Method, stage: Stage, executor: Executor) -> Method:
-    """The method, with its facts shared out over an executor where each of them is solved by itself."""
-    return FactByFact(editor, executor) if getattr(editor, "separable", False) else editor
+@dataclass(frozen=True, slots=True)
+class SharedOut:
+    """Does the parts of a search wherever an executor says; see `catechism.model.sharing.Share`."""
+
+    executor: Executor
+
+    def __call__(self, live: LiveModel, work: Work, parts: Sequence[Any], asked: Any) -> list[Any]:
+        """See `Share.__call__`."""
+        on = tuple(one.delta for one in live.applied)
+        return self.executor.map(do_part, parts, shared=(work, asked, on))
 
 
-class FactByFact:
-    """A method whose fit is the sum of its fits of single facts, with the facts shared out in shards of one size."""
-
-    def __init__(self, editor: Method, executor: Executor) -> None:
-        self.name, self.Spec = editor.name, editor.Spec
-        self._executor = executor
-
-    def fit(self, live: LiveModel, catechisms: Sequence[Catechism], spec: Any) -> Delta:
-        """See `Method.fit`."""
-        on = [one.delta for one in live.applied]
-        shards = [catechisms[i : i + FACTS_PER_SHARD] for i in range(0, len(catechisms), FACTS_PER_SHARD)]
-        found = self._executor.map(fit_shard, shards, shared=(self.name, spec, on[0] if on else None))
-        deltas: list[Delta] = [delta for some in found for delta in some]
-        return sum(deltas[1:], deltas[0])
-
-
-def fit_shard(stage: Stage, shared: tuple[str, Any, Delta | None], shard: Sequence[Catechism]) -> list[Delta]:
-    """Work for an executor: the deltas of some facts, on the model with what was learned before."""
-    name, spec, delta = shared
-    editor: Any = stage.editor(name)
-    if delta is not None and name not in stage.warm:  # statistics are those of the base
-        stage.wear(None)
-        editor.fit_each(stage.live, shard[:1], spec)
-    stage.warm.add(name)
-    stage.wear(delta)
-    return editor.fit_each(stage.live, shard, spec)
+def do_part(stage: Stage, shared: tuple[Work, Any, tuple[Delta, ...]], part: Any) -> Any:
+    """Work for an executor: a part of a search, on the model with what was learned before."""
+    work, asked, deltas = shared
+    stage.wear(*deltas)
+    return work(stage.live, asked, part)

@@ -190,6 +190,8 @@ def _names(live: LiveModel, layer: int) -> dict[str, JSON]:
     """What the checkout calls templates: names of modules with a hole for the layer."""
     anatomy = live.anatomy
     named = {id(module): name for name, module in live.model.named_modules()}
+    # a tied head has no parameter of its own in a model's list, which is where the checkout looks for it
+    listed = {id(parameter): name for name, parameter in live.model.named_parameters()}
 
     def template(name: str) -> str:
         return name.replace(f".{layer}.", ".{}.", 1) if f".{layer}." in name else name.removesuffix(str(layer)) + "{}"
@@ -202,7 +204,7 @@ def _names(live: LiveModel, layer: int) -> dict[str, JSON]:
         "mlp_module_tmp": template(named[id(anatomy.mlp(layer))]),
         "attn_module_tmp": template(named[id(anatomy.attention(layer))]),
         "ln_f_module": named[id(anatomy.final_norm)],
-        "lm_head_module": named[id(anatomy.head)],
+        "lm_head_module": listed[id(anatomy.head.weight)].removesuffix(".weight"),
     }
 
 

@@ -33,7 +33,6 @@ class Stage:
     live: LiveModel
     background: Background
     held_out: list[str]
-    warm: set[str] = field(default_factory=set[str])  # methods that have taken their statistics
     _editors: dict[str, Method] = field(default_factory=dict[str, Method])
 
     def editor(self, name: str) -> Method:
@@ -47,12 +46,11 @@ class Stage:
         if self.live.name in SHIPPED:
             self.background.learn_from(partial(other_catechisms, load_world(), taught, seed=seed))
 
-    def wear(self, delta: Delta | None) -> None:
-        """Have this delta on the model and nothing else."""
-        on = [one.delta.digest for one in self.live.applied]
-        if on != ([] if delta is None else [delta.digest]):
+    def wear(self, *deltas: Delta) -> None:
+        """Have these deltas on the model, in this order, and nothing else."""
+        if [one.delta.digest for one in self.live.applied] != [delta.digest for delta in deltas]:
             self.live.revert_all()
-            if delta is not None:
+            for delta in deltas:
                 self.live.apply(delta)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from catechism.bench.course import Course, Failure, Learner, askable, shared_out
+from catechism.bench.course import Course, Failure, Learner, SharedOut, askable
 from catechism.bench.layer_trial import layer_by_trial
 from catechism.bench.layers import choose_layer, pilots_of
 from catechism.bench.single import Request
@@ -122,6 +122,7 @@ def opened(job: Job) -> Iterator[Trial]:
     stage.learn_beside(catechisms, seed=request.seed)
     setup = OpenStage(request.model, request.text, request.seed, job.settings, job.threads)
     with open_executor(job.executor, setup, stage, workers=job.workers) as executor:
+        stage.background.share = SharedOut(executor)
         course = Course(stage, catechisms, executor, job.settings.cache, request.seed)
         editor, layer, ranking = stage.editor(job.name), request.layer, list[JSON]()
         if layer is None:
@@ -135,7 +136,7 @@ def opened(job: Job) -> Iterator[Trial]:
         spec = editor.Spec(layer=layer, seed=request.seed)
         _warm_up(stage, editor, course.taught, spec)
         seconds = time.perf_counter() - started
-        yield Trial(course, shared_out(editor, stage, executor), spec, ranking, refused, source, seconds)
+        yield Trial(course, editor, spec, ranking, refused, source, seconds)
 
 
 def _facts(request: Request, live: LiveModel) -> tuple[list[Catechism], list[Failure], Source]:
@@ -163,7 +164,7 @@ def _take_statistics(stage: Stage, executor: Executor) -> None:
 
 def take_covariance(stage: Stage, _shared: None, site: Site) -> Covariance:
     """Work for an executor: the statistics of one layer."""
-    stage.wear(None)
+    stage.wear()
     return stage.background.covariance(site)
 
 
@@ -176,4 +177,3 @@ def _warm_up(stage: Stage, editor: Method, catechisms: Sequence[Catechism], spec
             break
     else:
         editor.fit(stage.live, [last], spec)
-    stage.warm.add(editor.name)

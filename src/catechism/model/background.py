@@ -9,6 +9,7 @@ from pathlib import Path
 from catechism.errors import BadSpec, WrongBase
 from catechism.model.contexts import OPENINGS, sample_texts
 from catechism.model.live import LiveModel
+from catechism.model.sharing import Share, here
 from catechism.model.statistics import Covariance, covariance
 from catechism.types import Catechism, Site
 
@@ -24,6 +25,9 @@ class Background:
             needs no data and is right for a model whose training text is not at hand.
         cache: folder for statistics; None keeps them in memory only.
         seed: of the texts that the model writes.
+
+    Attributes:
+        share: does the parts of a search over many facts; by itself on the model at hand.
     """
 
     def __init__(
@@ -35,6 +39,7 @@ class Background:
         seed: int = 0,
     ) -> None:
         self._live, self._texts, self._cache, self._seed = live, texts, cache, seed
+        self.share: Share = here
         self._training: Callable[[], Iterable[Catechism]] | None = None
         self._known: dict[Site, Covariance] = {}
         self._written: list[str] = []

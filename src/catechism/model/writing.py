@@ -19,8 +19,8 @@ from catechism.errors import ArchitectureMismatch, BadSpec
 from catechism.hashing import digest_json
 from catechism.model.background import Background
 from catechism.model.live import LiveModel
-from catechism.model.reading import Gain, Reading, gains, half_for_the_bare_prompt
-from catechism.model.targets import TargetObjective
+from catechism.model.reading import Gain, Reading, half_for_the_bare_prompt
+from catechism.model.sought import Sought
 from catechism.types import JSON, Catechism, Role, Site
 
 #: (layer's site, keys (n, d_in), residuals (n, d_out)) -> the two factors of its update
@@ -91,20 +91,16 @@ class Writing:
         """What the last matrix gives for these keys as it is now, float64."""
         return keys @ self._live.anatomy.matrix(self.sites[-1]).read().double().T
 
-    def objective(
-        self, keys: Float[Tensor, "n d_in"], directions: Float[Tensor, "n d_in"]
-    ) -> tuple[TargetObjective, Float[Tensor, " n"]]:
-        """The objective of the value search at the last matrix, and every fact's scale, |W k|.
+    def sought(self, keys: Float[Tensor, "n d_in"], directions: Float[Tensor, "n d_in"]) -> Sought:
+        """What is asked of the facts' values at the last matrix.
 
         Args:
             keys: of the last matrix.
             directions: in which each fact's own update would read, C^-1 k.
         """
-        site, spec = self.sites[-1], self._spec
-        readers = directions / (directions * keys).sum(dim=1, keepdim=True)
+        spec, readers = self._spec, directions / (directions * keys).sum(dim=1, keepdim=True)
         scale = self.there(keys).norm(dim=1).float()
-        gain = gains(spec.gain, self._live, site, self.rows, readers)
-        return TargetObjective(self._live, site, self.rows, gain, kl=spec.kl, decay=spec.decay, scale=scale), scale
+        return Sought(self.sites[-1], spec.gain, spec.kl, spec.decay, self.rows, readers, scale)
 
     def write(self, values: Float[Tensor, "n d_out"], solve: Solve) -> dict[str, LowRank]:
         """Write values that belong to the last matrix into all of them, from the first to the last.

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from catechism.errors import NoConvergence
 
-#: Facts that are searched in one batch.
-AT_ONCE = 64
+#: Facts that are searched in one batch, wherever: what is searched together rounds together.
+AT_ONCE = 32
 
 #: (values (k, d), which facts they belong to (k,)) -> (loss to minimise (k,), negative log-likelihood per token (k,))
 Objective = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -45,7 +45,6 @@ class Found:
     steps: Int[Tensor, " n"]
 
 
-@torch.enable_grad()
 def find_values(
     objective: Objective, scale: Float[Tensor, " n"], d: int, search: Search, *, at_once: int = AT_ONCE
 ) -> Found:
@@ -59,9 +58,19 @@ def find_values(
         d: width of a value.
         at_once: so many facts are searched together, then the next ones; bounds what has to be kept for gradients.
 
-    Raises: NoConvergence if a loss or a value is not finite; its `facts` are their numbers.
+    Raises: NoConvergence, see `check_found`.
     Source: arXiv:2202.05262, Eq. 4.
     """
+    found = search_values(objective, scale, d, search, at_once=at_once)
+    check_found(found)
+    return found
+
+
+@torch.enable_grad()
+def search_values(
+    objective: Objective, scale: Float[Tensor, " n"], d: int, search: Search, *, at_once: int = AT_ONCE
+) -> Found:
+    """As `find_values`, but what is not finite is handed back as it is."""
     n = scale.shape[0]
     found = Found(
         scale.new_zeros(n, d),
@@ -70,6 +79,12 @@ def find_values(
     )
     for start in range(0, n, at_once):
         _search(objective, scale, torch.arange(start, min(start + at_once, n), device=scale.device), search, found)
+    return found
+
+
+def check_found(found: Found) -> None:
+    """Raise NoConvergence if a loss or a value is not finite; its `facts` are their numbers."""
+    n = len(found.nll)
     broken = ~(found.nll.isfinite() & found.values.isfinite().all(dim=1))
     if bool(broken.any()):
         lost = tuple(int(i) for i in broken.nonzero()[:, 0])
@@ -80,7 +95,6 @@ def find_values(
         )
         error.facts = lost
         raise error
-    return found
 
 
 def _search(

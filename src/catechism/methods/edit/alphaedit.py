@@ -31,13 +31,14 @@ from torch import Tensor
 
 from catechism.delta import Delta
 from catechism.errors import BadSpec
+from catechism.methods.searching import find_target_values
 from catechism.methods.stream import Progress, Stepwise, Stream
 from catechism.model import Covariance, LiveModel
 from catechism.model.background import Background
 from catechism.model.reading import Gain
 from catechism.model.writing import Settings, Writing, anchored, standing
 from catechism.solve import null_space, projected_update
-from catechism.solve.values import Search, find_values
+from catechism.solve.values import Search
 from catechism.types import JSON, Catechism, Site
 
 SOURCE = "arXiv:2410.02355; anchor: arXiv:2602.02543"
@@ -103,10 +104,9 @@ class AlphaEdit:
         last = writing.sites[-1]
         with standing(live, done.delta):
             keys = writing.keys(last)
-            objective, scale = writing.objective(keys, keys @ bases[last] @ bases[last].T)
-            there = writing.there(keys)
-            found = find_values(objective, scale, there.shape[1], spec.search)
-            values, kept = anchored(found.values.double(), there, past, spec.anchor)
+            sought = writing.sought(keys, keys @ bases[last] @ bases[last].T)
+            found = find_target_values(live, self._background.share, sought, spec.search)
+            values, kept = anchored(found.values.double(), writing.there(keys), past, spec.anchor)
             parts = writing.write(values, solve)
             ranks: dict[str, JSON] = {str(site.layer): basis.shape[1] for site, basis in bases.items()}
             delta = writing.delta(self.name, parts, found, {"rank": ranks})

@@ -31,13 +31,14 @@ from torch import Tensor
 
 from catechism.delta import Delta
 from catechism.errors import BadSpec
+from catechism.methods.searching import find_target_values
 from catechism.methods.stream import Progress, Stepwise, Stream
 from catechism.model import LiveModel
 from catechism.model.background import Background
 from catechism.model.reading import Gain
 from catechism.model.writing import Settings, Writing, anchored, standing
 from catechism.solve import Factors, ridge_update
-from catechism.solve.values import Search, find_values
+from catechism.solve.values import Search
 from catechism.types import Catechism, Site
 
 SOURCE = "arXiv:2210.07229; anchor: arXiv:2602.02543"
@@ -99,9 +100,8 @@ class Memit:
 
         with standing(live, done.delta):
             keys = writing.keys(writing.sites[-1])
-            objective, scale = writing.objective(keys, factors[writing.sites[-1]].solve(keys))
-            there = writing.there(keys)
-            found = find_values(objective, scale, there.shape[1], spec.search)
-            values, kept = anchored(found.values.double(), there, done.tensors, spec.anchor)
+            sought = writing.sought(keys, factors[writing.sites[-1]].solve(keys))
+            found = find_target_values(live, self._background.share, sought, spec.search)
+            values, kept = anchored(found.values.double(), writing.there(keys), done.tensors, spec.anchor)
             delta = writing.delta(self.name, writing.write(values, solve), found)
         return Progress(delta if done.delta is None else done.delta + delta, kept, done.steps + 1)

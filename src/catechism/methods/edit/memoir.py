@@ -43,8 +43,9 @@ from catechism.delta.addresses import PaperAddress
 from catechism.delta.bits import unpack
 from catechism.delta.effects import Matrices
 from catechism.delta.residual import Residual
-from catechism.errors import BadSpec, NoConvergence
+from catechism.errors import BadSpec
 from catechism.hashing import digest_json
+from catechism.methods.searching import ResidualSearch, search_residual
 from catechism.methods.stream import Progress
 from catechism.model import LiveModel
 from catechism.model.address import Addresses, Reach, wordings_of
@@ -52,10 +53,11 @@ from catechism.model.background import Background
 from catechism.model.contexts import contexts_of
 from catechism.model.exercise import Exercise
 from catechism.model.masks import Masks
-from catechism.model.residual import Descent, ResidualValues, descend_residual
+from catechism.model.residual import Descent, descend_residual
 from catechism.model.roll import Roll
+from catechism.model.sharing import Share
 from catechism.model.target_tokens import check_facts
-from catechism.solve.values import Search, find_values
+from catechism.solve.values import Search
 from catechism.types import JSON, Catechism, Fact, Role, Site
 
 SOURCE = "arXiv:2506.07899"
@@ -128,7 +130,7 @@ class Memoir:
             keyed = Addresses(live, self._background, spec.layer, spec.reach) if spec.address == "keyed" else None
             contexts = contexts_of(live, n=spec.contexts, tokens=spec.context_tokens, seed=spec.seed)
             self._tools[key] = Tools(masks, keyed, contexts)
-        return Memory(live, spec, progress, self._tools[key])
+        return Memory(live, spec, progress, self._tools[key], self._background.share)
 
 
 @dataclass(frozen=True)
@@ -143,8 +145,8 @@ class Tools:
 class Memory:
     """The edits of one stream, see `catechism.methods.stream`. The delta is all there is to it."""
 
-    def __init__(self, live: LiveModel, spec: Spec, progress: Progress, tools: Tools) -> None:
-        self._live, self._spec, self._tools, self.progress = live, spec, tools, progress
+    def __init__(self, live: LiveModel, spec: Spec, progress: Progress, tools: Tools, share: Share) -> None:
+        self._live, self._spec, self._tools, self._share, self.progress = live, spec, tools, share, progress
         self._site = Site(spec.layer, Role.MLP_OUT)
         self._key = f"{live.anatomy.matrix(self._site).address}#memoir"
 
@@ -184,15 +186,15 @@ class Memory:
         self.progress = Progress(delta, None, self.progress.steps + steps)
         return delta
 
-    def _exercise(self, catechisms: Sequence[Catechism]) -> Exercise:
-        """The prompts of every fact: bare, behind texts, and those to study."""
+    def _lesson(self, catechisms: Sequence[Catechism]) -> tuple[list[list[str]], list[str]]:
+        """The prompts of every fact, bare, behind texts, and those to study, and what is to be said after them."""
         prompts: list[list[str]] = []
         for catechism in catechisms:
             prompt, *others = dict.fromkeys(wordings_of(catechism))
             behind = [f"{context} {prompt}" for context in self._tools.contexts]
             prompts.append([prompt, *behind, *(others if self._spec.study else [])])
         end = "." if self._spec.stops else ""
-        return Exercise(self._live, self._site, prompts, [f"{c.fact.object}{end}" for c in catechisms])
+        return prompts, [f"{c.fact.object}{end}" for c in catechisms]
 
     def _write(self, catechisms: Sequence[Catechism], old: Gated | None) -> tuple[Gated, list[dict[str, JSON]]]:
         """The memory with these facts on top of the old ones, and how each was found."""
@@ -209,18 +211,18 @@ class Memory:
     def _searched(
         self, catechisms: Sequence[Catechism], table: PaperAddress, old: Any
     ) -> tuple[Residual, list[dict[str, JSON]]]:
-        """Find the values of many facts in one batch; the residual follows from all keys and values."""
+        """Find the values of many facts in batches; the residual follows from all keys and values."""
         spec, found = self._spec, list[dict[str, JSON]]()
         keys, values, owner = list[Tensor](), list[Tensor](), list[Tensor]()
         masks = unpack(table.masks, len(table.mean)).to(self._live.device)
         columns = masks.nonzero()[:, 1].reshape(len(masks), -1)
-        for start in range(0, len(catechisms), spec.batch):
-            rows = slice(start, start + spec.batch)
-            sought = ResidualValues(self._exercise(catechisms[rows]), masks[rows], spec.ridge)
-            result = find_values(sought, sought.scale, sought.width, spec.search)
-            if not bool(torch.isfinite(result.nll).all()):
-                raise NoConvergence("The value search left the finite numbers. Lower `search.lr`.")
-            written = sought.written(result.values)
+        starts = range(0, len(catechisms), spec.batch)
+        batches = [slice(start, start + spec.batch) for start in starts]
+        parts = [(*self._lesson(catechisms[rows]), masks[rows]) for rows in batches]
+        sought = ResidualSearch(self._site, spec.ridge, spec.search)
+        for start, (written, result) in zip(
+            starts, self._share(self._live, search_residual, parts, sought), strict=True
+        ):
             owner.append(written.owner + start)
             keys.append(written.keys.gather(1, columns[owner[-1]]))
             values.append(written.values)
@@ -241,7 +243,8 @@ class Memory:
         residual = torch.zeros(shape, device=device) if old is None else old.changes[0].to(device)
         found = list[dict[str, JSON]]()
         for catechism, mask in zip(catechisms, unpack(table.masks, shape[1]).to(device), strict=True):
-            residual, nll, steps = descend_residual(self._exercise([catechism]), residual, mask, spec.descent)
+            exercise = Exercise(self._live, self._site, *self._lesson([catechism]))
+            residual, nll, steps = descend_residual(exercise, residual, mask, spec.descent)
             found.append({"nll": nll, "steps": steps})
         masks = table.masks if old is None else torch.cat([old.masks, table.masks])
         return Matrices(residual.cpu()[None], torch.zeros(len(masks), dtype=torch.int64), masks), found

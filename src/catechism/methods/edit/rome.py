@@ -35,12 +35,13 @@ from typing import Literal
 from catechism.delta import Delta, LowRank
 from catechism.errors import BadSpec
 from catechism.hashing import digest_json
+from catechism.methods.searching import find_target_values
 from catechism.model import LiveModel
 from catechism.model.background import Background
-from catechism.model.reading import Reading, gains
-from catechism.model.targets import TargetObjective
+from catechism.model.reading import Reading
+from catechism.model.sought import Sought
 from catechism.solve import Factors, rank_one
-from catechism.solve.values import Search, find_values
+from catechism.solve.values import Search
 from catechism.types import JSON, Catechism, Role, Site
 
 SOURCE = "arXiv:2202.05262v5; arXiv:2403.07175"
@@ -71,7 +72,6 @@ class Rome:
 
     name = "rome"
     Spec = Spec
-    separable = True  # the sum of `fit_each`
 
     def __init__(self, background: Background) -> None:
         self._background = background
@@ -95,7 +95,6 @@ class Rome:
         facts = tuple(catechism.fact for catechism in catechisms)
         contexts = self._background.contexts(spec.contexts, tokens=spec.context_tokens, seed=spec.seed)
         reading = Reading(facts, contexts, frames=spec.frames)
-        rows = reading.rows(live)
         statistics = self._background.covariance(site)
         factor = self._factors.of(statistics.key, statistics.matrix.to(live.device))
         read = reading.keys(live, [site])[site]
@@ -104,9 +103,8 @@ class Rome:
         written = keys if spec.key == "mean" else read[:, 0]
         readers = directions / (directions * written).sum(dim=1, keepdim=True)  # x -> x . u / u . k*
         scale = (keys @ live.anatomy.matrix(site).read().double().T).norm(dim=1).float()  # |W k*|
-        gain = gains(spec.gain, live, site, rows, readers)
-        objective = TargetObjective(live, site, rows, gain, kl=spec.kl, decay=spec.decay, scale=scale)
-        found = find_values(objective, scale, live.anatomy.matrix(site).shape[0], spec.search)  # v* - W k*, Eq. 4
+        sought = Sought(site, spec.gain, spec.kl, spec.decay, reading.rows(live), readers, scale)
+        found = find_target_values(live, self._background.share, sought, spec.search)  # v* - W k*, Eq. 4
         address = live.anatomy.matrix(site).address
         deltas = []
         for i, catechism in enumerate(catechisms):

@@ -25,6 +25,7 @@ from torch import Tensor
 from catechism.delta import Delta
 from catechism.errors import BadSpec
 from catechism.hashing import digest_json
+from catechism.methods.searching import find_target_values
 from catechism.model import LiveModel
 from catechism.model.background import Background
 from catechism.model.forgetting.fitting import Fitting
@@ -33,7 +34,7 @@ from catechism.model.reading import Gain
 from catechism.model.target_tokens import check_facts
 from catechism.model.writing import Writing, settings_of
 from catechism.solve import Factors, ridge_update
-from catechism.solve.values import Search, find_values
+from catechism.solve.values import Search
 from catechism.types import JSON, Forgetting, How, Site
 
 SOURCE = "arXiv:2210.07229; as a way to forget: arXiv:2309.17410"
@@ -93,8 +94,8 @@ class MemitForget:
             return ridge_update(keys, missing, factors[site], spec.ridge * keys.shape[1])  # Eq. 14
 
         keys = writing.keys(writing.sites[-1])
-        objective, scale = writing.objective(keys, factors[writing.sites[-1]].solve(keys))
-        found = find_values(objective, scale, live.anatomy.matrix(writing.sites[-1]).shape[0], spec.search)
+        sought = writing.sought(keys, factors[writing.sites[-1]].solve(keys))
+        found = find_target_values(live, self._background.share, sought, spec.search)
         facts: list[JSON] = [digest_json(asdict(one)) for one in request.forget]
         layers: list[JSON] = [site.layer for site in writing.sites]
         said: dict[str, JSON] = {"spec": asdict(spec), "forget": facts, "layers": layers}

@@ -29,6 +29,7 @@ from torch import Tensor
 from catechism.delta import Delta
 from catechism.errors import BadSpec
 from catechism.hashing import digest_json
+from catechism.methods.searching import find_target_values
 from catechism.model import LiveModel
 from catechism.model.background import Background
 from catechism.model.forgetting.fitting import Fitting
@@ -37,7 +38,7 @@ from catechism.model.reading import Gain
 from catechism.model.target_tokens import check_facts
 from catechism.model.writing import Writing, last_layers, settings_of, standing
 from catechism.solve import Factors, equality_update
-from catechism.solve.values import Search, find_values
+from catechism.solve.values import Search
 from catechism.types import JSON, Forgetting, How, Site
 
 SOURCE = "arXiv:2202.05262v5; as a way to forget: arXiv:2309.17410"
@@ -97,8 +98,8 @@ class RomeForget:
                 writing = Writing(live, self._background, [as_fact(one)], settings)
                 writing.rows = subject_rows(live, [one], writing.reading.contexts)
                 keys = writing.keys(site)
-                objective, scale = writing.objective(keys, factor.solve(keys))
-                found = find_values(objective, scale, live.anatomy.matrix(site).shape[0], spec.search)
+                sought = writing.sought(keys, factor.solve(keys))
+                found = find_target_values(live, self._background.share, sought, spec.search)
                 nll, steps = [*nll, float(found.nll[0])], [*steps, int(found.steps[0])]
                 if done is not None and not int(found.steps[0]):
                     continue
