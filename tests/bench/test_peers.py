@@ -165,8 +165,11 @@ def test_without_a_checkout_the_command_says_how_to_point_to_one(
 def test_a_checkout_that_cannot_run_is_reported_with_its_last_words(checkout: Path, tmp_path: Path) -> None:
     (script := tmp_path / "python").write_text("#!/bin/sh\necho 'ModuleNotFoundError: higher' >&2\nexit 1\n")
     script.chmod(0o755)
+    found = find_checkout(checkout, script, None)
     with pytest.raises(UsageError, match="exit code 1.*ModuleNotFoundError: higher.*--python"):
-        _run_peer(tmp_path, find_checkout(checkout, script, None))
+        _run_peer(tmp_path, found)
+    with pytest.raises(UsageError, match="exit code 1.*ModuleNotFoundError: higher.*--python"):
+        run(Request("no such model", methods=("rome",), facts=1), Settings(cache=tmp_path), found)  # nothing is opened
 
 
 def test_a_method_that_is_not_known_there_is_refused(checkout: Path, tmp_path: Path) -> None:

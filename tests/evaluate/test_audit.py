@@ -189,7 +189,13 @@ def test_requests_in_sequence_are_all_audited_at_the_end(
         else:
             live.revert_all()  # what a later request must not do
 
-    found = in_sequence(knowing, control, requests, kept_of(case), forget_one, profile=FAST, seed=0)
+    told: list[tuple[str, int, int]] = []
+    found = in_sequence(
+        knowing, control, requests, kept_of(case), forget_one, profile=FAST, progress=lambda *what: told.append(what)
+    )
+    assert [one for one in told if "request" in one[0]] == [
+        (f"{doing} request", i, 2) for doing in ("forgetting", "auditing") for i in (0, 1)
+    ]
     assert not set(seen[1].retain) & set(request.forget)  # what is forgotten is retained by no later request
     assert found.before[0] > 0.7 and found.after[0] < 0.1 and found.at_end[0] == found.before[0]
     assert found.returned[0] == pytest.approx(found.before[0] - found.after[0])

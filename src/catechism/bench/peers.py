@@ -84,12 +84,14 @@ def run(request: Request, settings: Settings, checkout: Checkout, *, job: Job | 
     """Run each method here and there.
 
     Returns: ``rows``, two for each method; ``ratios``, the peer's figure divided by ours, or the difference of rates.
-    Raises: UnknownName for a method that the checkout is not known to have; UsageError if it cannot be run.
+    Raises: UnknownName for a method that the checkout is not known to have; UsageError if it cannot be run, which its
+        imports are tried for before ours is.
     """
     check(request)
     for name in request.methods:
         if name not in PEERS:
             raise UnknownName(f"EasyEdit's {name!r} is not known here. Choose one of: {', '.join(PEERS)}.")
+    _call(checkout, "-c", "import easyeditor")  # before anything that takes long
     like = job or Job(request, settings, "", threads=torch.get_num_threads())
     rows: list[JSON] = []
     ratios: list[JSON] = []
@@ -173,17 +175,21 @@ def score(_state: None, _shared: None, job: Job) -> dict[str, JSON]:
 
 
 def _run_peer(folder: Path, checkout: Checkout) -> dict[str, Any]:
-    script = Path(__file__).with_name("peer_easyedit.py")
+    _call(checkout, str(Path(__file__).with_name("peer_easyedit.py")), str(folder))
+    return json.loads((folder / "result.json").read_bytes())
+
+
+def _call(checkout: Checkout, *words: str) -> None:
+    """Have the checkout's interpreter do something in its folder. Raises UsageError with its last words."""
     done = subprocess.run(
-        [str(checkout.python), str(script), str(folder)], capture_output=True, text=True, timeout=PATIENCE_S
+        [str(checkout.python), *words], cwd=checkout.folder, capture_output=True, text=True, timeout=PATIENCE_S
     )
-    if not (folder / "result.json").is_file():
+    if done.returncode:
         lines = [line for line in done.stderr.strip().splitlines() if line.strip()]
         raise UsageError(
             f"EasyEdit did not finish (exit code {done.returncode}): {lines[-1] if lines else 'it said nothing'}. "
             "Install what its requirements.txt asks for into an environment of its own, and name that with --python."
         )
-    return json.loads((folder / "result.json").read_bytes())
 
 
 def _names(live: LiveModel, layer: int) -> dict[str, JSON]:

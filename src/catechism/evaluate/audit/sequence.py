@@ -70,7 +70,7 @@ class Series:
         facts = [one.fact for request in requests for one in request.forget]
         if not facts or len(set(facts)) < len(facts):
             raise UsageError("A fact is in two requests, or there is none. Give each fact once.")
-        self._requests, self._kept = requests, kept
+        self._requests, self._kept, self._tell = requests, kept, progress or (lambda *_: None)
         spared = replace(kept, neighbours=[one for one in kept.neighbours if one.fact not in facts])
         self._auditors = [
             Auditor(control, _without(request, set(facts)), spared, profile=profile, seed=seed, progress=progress)
@@ -89,12 +89,17 @@ class Series:
         before: list[float] = []
         after: list[float] = []
         forgotten: set[Fact] = set()
-        for request in self._requests:
+        n = len(self._requests)
+        for i, request in enumerate(self._requests):
+            self._tell("forgetting request", i, n)
             before.append(_recall(live, request, self._kept))
             forget_one(live, _without(request, forgotten))
             after.append(_recall(live, request, self._kept))
             forgotten |= {one.fact for one in request.forget}
-        audits = [one.audit(live, before=was) for one, was in zip(self._auditors, befores, strict=True)]
+        audits: list[Audit] = []
+        for i, (auditor, was) in enumerate(zip(self._auditors, befores, strict=True)):
+            self._tell("auditing request", i, n)
+            audits.append(auditor.audit(live, before=was))
         at_end = [_recall(live, request, self._kept) for request in self._requests]
         return InSequence(tuple(before), tuple(after), tuple(at_end), tuple(audits))
 
@@ -120,9 +125,10 @@ def in_sequence(
     *,
     profile: Profile = QUICK,
     seed: int = 0,
+    progress: Progress | None = None,
 ) -> InSequence:
     """Forget requests one after another and audit all of them at the end: a `Series` for one model. Raises as that."""
-    return Series(control, requests, kept, profile=profile, seed=seed).run(live, forget_one)
+    return Series(control, requests, kept, profile=profile, seed=seed, progress=progress).run(live, forget_one)
 
 
 def _without(request: Forgetting, forgotten: Collection[Fact]) -> Forgetting:
