@@ -11,7 +11,7 @@ import torch
 from catechism.bench.forget_cases import ForgetCase, forget_people
 from catechism.delta import Delta
 from catechism.errors import UsageError
-from catechism.evaluate.audit import QUICK, Audit, Auditor, Family, Kept, Profile, Word, audit, in_sequence, run
+from catechism.evaluate.audit import QUICK, Audit, Auditor, Family, Kept, Profile, Series, Word, audit, in_sequence, run
 from catechism.model import LiveModel
 from catechism.model.merged import merged
 from catechism.model.target_tokens import target_tokens
@@ -190,9 +190,8 @@ def test_requests_in_sequence_are_all_audited_at_the_end(
             live.revert_all()  # what a later request must not do
 
     told: list[tuple[str, int, int]] = []
-    found = in_sequence(
-        knowing, control, requests, kept_of(case), forget_one, profile=FAST, progress=lambda *what: told.append(what)
-    )
+    tell = lambda *what: told.append(what)  # noqa: E731
+    found = Series(control, requests, kept_of(case), profile=FAST, progress=tell).run(knowing, forget_one)
     assert [one for one in told if "request" in one[0]] == [
         (f"{doing} request", i, 2) for doing in ("forgetting", "auditing") for i in (0, 1)
     ]

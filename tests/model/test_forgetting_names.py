@@ -107,7 +107,7 @@ def test_altpo_forgets_names_of_few_facts_only(few: int) -> None:
     live = live_of()
     spec = AltPO.Spec(**{**QUICK, "steps": 1, "every": 1, "cooling": 0.0, "recalled": 0}, few=few)
     info: Any = AltPO(background(live)).fit(live, REQUEST, spec).info
-    assert (info["spec"]["names"], info["spec"]["lift"]) == ((1.0, 1.0) if few == len(FORGET) else (0.0, 0.0))
+    assert (info["spec"]["names"], info["spec"]["lift"]) == (1.0 if few == len(FORGET) else 0.0, 0.0)
 
 
 @pytest.mark.parametrize("name", ["npo", "reglu", "rmu"])

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from catechism.errors import UsageError
+from catechism.model.divergence import divergence
 from catechism.types import Catechism, Kind
 
 MOST = 256  # prompts; a distribution is as wide as the vocabulary
@@ -27,5 +28,4 @@ def mean_kl(before: Float[Tensor, "n v"], after: Float[Tensor, "n v"]) -> float:
     """
     if not len(before):
         raise UsageError("There is no prompt to compare at. Give at least one neighbour.")
-    before, after = before.double(), after.double()
-    return float((before.exp() * (before - after)).sum(dim=-1).mean().clamp_min(0.0))
+    return float(divergence(before.double(), after.double()).mean().clamp_min(0.0))

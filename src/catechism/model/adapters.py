@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from catechism.delta import LowRank
 from catechism.errors import BadSpec, NoConvergence
 from catechism.model.live import LiveModel
+from catechism.model.schedule import share_of_rate
 
 WARM_UP = 5  # steps until the full rate: Adam's first steps know little of the gradient's size
 
@@ -160,7 +160,7 @@ class Adapters:
         with self.attached():
             for step in range(steps):
                 for group in adam.param_groups:
-                    group["lr"] = lr * min((step + 1) / WARM_UP, 1.0) * (1 + math.cos(math.pi * step / steps)) / 2
+                    group["lr"] = lr * share_of_rate(step, warm_up=WARM_UP, gone=step / steps)
                 adam.zero_grad()
                 for loss in losses():
                     if not bool(torch.isfinite(loss)):

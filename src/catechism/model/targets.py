@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
+from catechism.model.divergence import divergence
 from catechism.model.encoding import positions
 from catechism.model.live import LiveModel
 from catechism.model.suffix import Suffix, can_part
@@ -254,7 +255,7 @@ class _Searched:
 
     def divergence(self, logprobs: Float[Tensor, "p v"]) -> Float[Tensor, " p"]:
         """KL from the model without a value at the kept places, 0 at the others."""
-        moved = (self.before.exp() * (self.before - logprobs[self.kept])).sum(dim=-1)
+        moved = divergence(self.before, logprobs[self.kept])
         return torch.zeros_like(logprobs[:, 0]).masked_scatter(self.kept, moved)
 
     def _hidden(self, added: Float[Tensor, "r s d"]) -> Float[Tensor, "r s d"]:

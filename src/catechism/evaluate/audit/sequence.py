@@ -125,10 +125,9 @@ def in_sequence(
     *,
     profile: Profile = QUICK,
     seed: int = 0,
-    progress: Progress | None = None,
 ) -> InSequence:
     """Forget requests one after another and audit all of them at the end: a `Series` for one model. Raises as that."""
-    return Series(control, requests, kept, profile=profile, seed=seed, progress=progress).run(live, forget_one)
+    return Series(control, requests, kept, profile=profile, seed=seed).run(live, forget_one)
 
 
 def _without(request: Forgetting, forgotten: Collection[Fact]) -> Forgetting:

@@ -50,7 +50,7 @@ class Spec(Training):
     steps: int = 120
     cooling: float = 2.0
     halves: bool = True
-    few: int = 10  # facts up to which `lift` and `names` are 1 at least; with forty a run did not end
+    few: int = 10  # facts up to which `names` is 1 at least
     alternates: Literal["relation", "model"] = "model"  # published: written by a large language model
     beta: float = 0.1  # published: 0.1, with alpha 2
     gamma: float = 1.0  # published: 1
@@ -76,7 +76,7 @@ class AltPO(TrainedForgetter[Spec]):
     def fit(self, live: LiveModel, request: Forgetting, spec: Spec) -> Delta:
         """One delta for the whole request; of few facts the names go as well. Raises as the base."""
         if request.how is How.ERASE and len(request.forget) <= spec.few:
-            spec = replace(spec, lift=max(spec.lift, 1.0), names=max(spec.names, 1.0))
+            spec = replace(spec, names=max(spec.names, 1.0))
         return super().fit(live, request, spec)
 
     def terms(self, step: Step, spec: Spec) -> Terms:

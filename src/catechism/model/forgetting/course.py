@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from catechism.model.adapters import WARM_UP
 from catechism.model.forgetting.training import Training
+from catechism.model.schedule import share_of_rate
 
 
 @dataclass(frozen=True)
@@ -40,4 +41,4 @@ class Course:
         cools = self.training.cooling > 0
         start, end = (self.climb, self.end) if cools else (0, self.training.steps)
         gone = max(at - start, 0) / (end - start)
-        return min((at + 1) / WARM_UP, 1.0) * (1 + math.cos(math.pi * gone)) / 2
+        return share_of_rate(at, warm_up=WARM_UP, gone=gone)

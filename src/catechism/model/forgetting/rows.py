@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from catechism.model import encoding
+from catechism.model.divergence import divergence
 from catechism.model.live import LiveModel
 from catechism.model.target_tokens import TargetTokens
 
@@ -66,7 +67,7 @@ class Said:
 
     def apart_from(self, wanted: Float[Tensor, "k v"]) -> Float[Tensor, " k"]:
         """KL(wanted || what is said) at each place, of log-probabilities."""
-        return (wanted.exp() * (wanted - self.logprobs)).sum(dim=-1)
+        return divergence(wanted, self.logprobs)
 
     def over_tokens(self, x: Float[Tensor, " k"]) -> Float[Tensor, ""]:
         """Mean over all places, where those of closed rows give 0."""

@@ -21,10 +21,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from catechism.errors import BadSpec, NoConvergence
+from catechism.model.divergence import divergence
 from catechism.model.hyper.examples import Asked, Example
 from catechism.model.hyper.factors import Factors, edit_factors
 from catechism.model.hyper.network import EditorNetwork
 from catechism.model.live import LiveModel
+from catechism.model.schedule import share_of_rate
 from catechism.model.side_paths import side_paths
 from catechism.model.target_tokens import check_rate, target_tokens
 from catechism.types import Site
@@ -111,7 +113,7 @@ class Trainer:
         adam = torch.optim.Adam([{"params": layers}, {"params": scalars}])
         waiting: list[int] = []
         for step in range(course.steps):
-            share = min((step + 1) / WARM_UP, 1.0) * (1 + math.cos(math.pi * step / course.steps)) / 2
+            share = share_of_rate(step, warm_up=WARM_UP, gone=step / course.steps)
             for group, rate in zip(adam.param_groups, (course.lr, course.lr_scalars), strict=True):
                 group["lr"] = rate * share
             if len(waiting) < course.batch:
@@ -156,7 +158,7 @@ class Trainer:
             before = tokens.logprobs(self._live)
         with self._edited(written, [i for i, _ in kept]):
             after = tokens.logprobs(self._live)
-        return edit, tokens.mean((before.exp() * (before - after)).sum(dim=-1))
+        return edit, tokens.mean(divergence(before, after))
 
     def _edited(self, written: Mapping[str, Written], owners: Sequence[int]) -> AbstractContextManager[None]:
         """The model with every row's own edit on it: that of the example that owns it."""
