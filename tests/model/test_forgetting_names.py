@@ -102,12 +102,14 @@ def test_a_request_without_words_before_its_names_is_trained_all_the_same() -> N
     assert "names" not in info["training"]["steps"][0]
 
 
-@pytest.mark.parametrize("few", [2, 3])
-def test_altpo_forgets_names_of_few_facts_only(few: int) -> None:
+@pytest.mark.parametrize(("few", "lifts", "want"), [(2, 3, (0, 0)), (3, 4, (1, 0)), (3, 3, (1, 1))])
+def test_altpo_forgets_names_of_few_facts_only_and_lifts_no_single_ones(
+    few: int, lifts: int, want: tuple[int, int]
+) -> None:
     live = live_of()
-    spec = AltPO.Spec(**{**QUICK, "steps": 1, "every": 1, "cooling": 0.0, "recalled": 0}, few=few)
+    spec = AltPO.Spec(**{**QUICK, "steps": 1, "every": 1, "cooling": 0.0, "recalled": 0}, few=few, lifts=lifts)
     info: Any = AltPO(background(live)).fit(live, REQUEST, spec).info
-    assert (info["spec"]["names"], info["spec"]["lift"]) == (1.0 if few == len(FORGET) else 0.0, 0.0)
+    assert len(FORGET) == 3 and (info["spec"]["names"], info["spec"]["lift"]) == want
 
 
 @pytest.mark.parametrize("name", ["npo", "reglu", "rmu"])
