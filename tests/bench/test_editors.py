@@ -276,12 +276,12 @@ def test_the_same_rows_come_from_other_processes(job: Job, found: dict[str, Any]
 
 
 def test_searches_shared_out_over_processes_end_with_the_same_bytes(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("catechism.methods.searching.AT_ONCE", 2)
+    monkeypatch.setattr("catechism.methods.searching.AT_ONCE", 1)
     asked, threads = job.request, torch.get_num_threads()
     setup = OpenStage(asked.model, asked.text, asked.seed, job.settings, threads)
     stage = setup()
     facts = list(open_source(asked.data).catechisms(5, seed=0))
-    names: dict[str, dict[str, int]] = {"rome": {}, "memit": {}, "emmet": {}, "alphaedit": {}, "memoir": {"batch": 2}}
+    names: dict[str, dict[str, int]] = {"rome": {}, "memit": {}, "emmet": {}, "alphaedit": {}, "memoir": {"batch": 1}}
 
     def learned(executor: Executor) -> dict[str, str]:
         digests = dict[str, str]()

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +24,8 @@ from catechism.matching import passes
 from catechism.methods.registry import SUBJECTLESS
 from catechism.methods.stream import Stream
 from catechism.model import LiveModel, encoding
-from catechism.model.sharing import Work
+from catechism.model.sharing import Work, here
+from catechism.model.writing import standing
 from catechism.types import Catechism, Kind, Rate
 
 
@@ -94,7 +94,7 @@ class Course:
     def is_right(self, delta: Delta | None, batch: Sequence[Catechism]) -> list[bool]:
         """Whether each fact's canonical prompt is answered right with this delta on the model."""
         rewrites = [one.of(Kind.REWRITE)[0] for one in batch]
-        with _on(self.stage.live, delta):
+        with standing(self.stage.live, delta):
             said = self.stage.live.generate([q.text for q in rewrites], max_new_tokens=answer_budget(self.catechisms))
         return [passes(one.text.strip(), q.accept, q.reject) for one, q in zip(said, rewrites, strict=True)]
 
@@ -105,7 +105,7 @@ class Course:
         before = interview_of(effect.catechisms, self.before)
         perplexity, kl = self.perplexity_before, None
         expected = live.next_logprobs(prompts) if prompts else None
-        with _on(live, delta):
+        with standing(live, delta):
             said = self.executor.map(answer_sheet, self._sheets(n), shared=delta)
             after = interview_of(effect.catechisms, gather(said, self.sheets[0].max_new_tokens))
             if expected is not None:
@@ -126,15 +126,6 @@ class Course:
         """The sheets that hold what is asked about the first `n` facts, each of them whole."""
         first = hand_out(self.catechisms[:n], self.sheets[0].max_new_tokens)
         return self.sheets[: len(first)]
-
-
-@contextmanager
-def _on(live: LiveModel, delta: Delta | None) -> Iterator[None]:
-    if delta is None:
-        yield
-    else:
-        with live.with_delta(delta):
-            yield
 
 
 def _first_decile(found: Report, effect: InEffect, n: int) -> Rate | None:
@@ -263,7 +254,9 @@ class SharedOut:
     executor: Executor
 
     def __call__(self, live: LiveModel, work: Work, parts: Sequence[Any], asked: Any) -> list[Any]:
-        """See `Share.__call__`."""
+        """See `Share.__call__`. One part alone stays here: it would only travel."""
+        if len(parts) == 1:
+            return here(live, work, parts, asked)
         on = tuple(one.delta for one in live.applied)
         return self.executor.map(do_part, parts, shared=(work, asked, on))
 

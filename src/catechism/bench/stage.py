@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -33,13 +33,10 @@ class Stage:
     live: LiveModel
     background: Background
     held_out: list[str]
-    _editors: dict[str, Method] = field(default_factory=dict[str, Method])
 
     def editor(self, name: str) -> Method:
-        """The method of this name, the same one at every call, so that it keeps its statistics."""
-        if name not in self._editors:
-            self._editors[name] = method(name)(self.background)
-        return self._editors[name]
+        """The method of this name, with this background."""
+        return method(name)(self.background)
 
     def learn_beside(self, taught: Sequence[Catechism], *, seed: int) -> None:
         """Give methods that learn how to edit other facts to learn from, where it is known what the model knows."""

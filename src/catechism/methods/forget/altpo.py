@@ -76,7 +76,7 @@ class AltPO(TrainedForgetter[Spec]):
     hows = frozenset({How.ERASE, How.REPLACE})
 
     def fit(self, live: LiveModel, request: Forgetting, spec: Spec) -> Delta:
-        """One delta for the whole request; of few facts the names go as well. Raises as the base."""
+        """One delta for the whole request; `few` and `lifts` decide what else is trained. Raises as the base."""
         n = len(request.forget)
         if request.how is How.ERASE and n <= spec.few:
             lift = max(spec.lift, 1.0) if n >= spec.lifts else spec.lift
