@@ -11,15 +11,36 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes that share the processors
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import inspect
 import ipaddress
 import random
+import re
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import jaxtyping
 import pytest
 from hypothesis import settings
+
+_SHAPED = re.compile(r"\b(Float|Int|Integer|Bool|Complex|Num|Shaped|UInt8|Int64|Float64|Float32)\[")
+
+
+def _has_shapes(decorated: Any) -> bool:
+    """Whether an annotation of a function, or of a dataclass's field, says the shape of a tensor."""
+    return any(_SHAPED.search(str(one)) for one in inspect.get_annotations(decorated).values())
+
+
+def _check_shapes(*, typechecker: Any) -> Callable[[Any], Any]:
+    """What the import hook puts on every function and class: a check while the tests run, where there is a shape.
+
+    Other annotations are pyright's. To check those as well, at every call, took two thirds of the time of the tests.
+    """
+    return lambda one: _jaxtyped(one, typechecker=typechecker) if _has_shapes(one) else one
+
+
+_jaxtyped, jaxtyping.jaxtyped = jaxtyping.jaxtyped, _check_shapes  # type: ignore[assignment]
 
 # A shared machine is slow at times; an example that takes long is no failure.
 settings.register_profile("catechism", deadline=None, derandomize=True, database=None)
