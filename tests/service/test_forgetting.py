@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from rich.console import Console
@@ -52,6 +52,7 @@ class Overwrite:
     name = "overwrite"
     Spec = Spec
     hows = frozenset(How)
+    beside: ClassVar[list[str]] = []  # digests of what was on the model at the last fit
 
     def __init__(self, background: Background) -> None:
         self._background = background
@@ -60,6 +61,7 @@ class Overwrite:
         """See `Forgetter.fit`."""
         if not request.retain:
             raise BadSpec("It needs facts to keep. Give some.")
+        self.beside[:] = [one.delta.digest for one in live.applied]
         said = request.replacement or "nobody knows"
         taught = [
             Catechism(replace(one.fact, object=said), (Question(one.fact.prompt, Kind.REWRITE, (said,)),))
@@ -288,6 +290,25 @@ def test_what_the_weights_know_is_changed_judged_and_kept_as_an_edit(service: Se
     other = replace(options, replacement="Oslo")
     with pytest.raises(Conflict, match=done.edit.id):
         service.forget(target(sentence), other)
+
+
+def test_a_deletion_is_fitted_beside_the_edits_that_stay_and_is_shown_their_facts(service: Service) -> None:
+    bank, live = service.bench.bank, service.bench.live
+    lesson = lesson_of(replace(read_sentence("The capital of France is Oslo.", bank), author="ada", sources=()))
+    method = service.bench.method("rome")
+    delta = method.fit(live, [lesson], method.Spec(layer=0))
+    stays = service.registry.add_edit(
+        Draft(lesson, live.base, "rome", delta=delta, training=[{"prompt": lesson.fact.prompt}])
+    )
+    service.registry.add_report(stays.id, {}, PASS)
+    service.promote(stays.id, "ada")
+    teach(service)  # a note: it is beside the model, and no weights are to be held to it
+    done = service.forget(target("The headquarters of Netflix are in Los Gatos."), SMALL)
+    assert done.edit is not None and Overwrite.beside == [delta.digest] and live.applied == ()
+    around = done.plan.surroundings
+    assert "Oslo" in {one.fact.object for one in around.retain if one.fact.subject == "France"}
+    assert not any("Eiffel" in one.fact.subject for one in around.retain)
+    assert "France" not in {one.fact.subject for one in (*around.neighbours, *around.utility)}
 
 
 # -- sealing ---------------------------------------------------------------------------------------------------------

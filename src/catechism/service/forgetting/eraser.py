@@ -93,7 +93,7 @@ class Eraser:
             try:
                 with self._at("fit"):
                     method = forgetter(name)(self._bench.background)
-                    spec, delta = self._fit(method, plan)
+                    spec, delta = self._fit(method, plan, after.deltas if again is None else (*after.deltas, again))
             except (SolveError, BadSpec) as error:
                 attempts.append(f"{name}: {error}")
                 continue
@@ -107,9 +107,11 @@ class Eraser:
             attempts.append(f"{name}: {', '.join(failed(tried.trial))}")
         return best, tuple(attempts)
 
-    def _fit(self, method: Forgetter, plan: ForgetPlan) -> tuple[dict[str, JSON], Delta]:
+    def _fit(self, method: Forgetter, plan: ForgetPlan, beside: Sequence[Delta]) -> tuple[dict[str, JSON], Delta]:
+        """Fitted where it will be served: beside what stays in effect."""
         spec = method.Spec(seed=plan.options.seed)
-        delta = method.fit(self._bench.live, plan.request(plan.left), spec)
+        with self._bench.serving(beside) as served:
+            delta = method.fit(served.live, plan.request(plan.left), spec)
         return (asdict(spec) if is_dataclass(spec) and not isinstance(spec, type) else {}), delta
 
     def _control(self, plan: ForgetPlan) -> Sitting | None:

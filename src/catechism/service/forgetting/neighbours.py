@@ -89,33 +89,49 @@ def neighbour(fact: Fact, targets: Sequence[Fact]) -> Neighbour | None:
 
 
 def candidates(
-    targets: Sequence[Fact], bank: TemplateBank, others: Iterable[Fact], sizes: Sizes, *, seed: int
+    targets: Sequence[Fact], bank: TemplateBank, taught: Iterable[Fact], sizes: Sizes, *, seed: int
 ) -> list[Fact]:
-    """Facts that could stay: those of the bank and others, less what is forgotten, each once.
+    """Facts that could stay, each once, less what is forgotten: those that our edits teach, then those of the bank.
 
-    The nearest come first; of both sorts there are no more than it takes, and some to spare for what is not known.
+    Of the bank's the nearest come first; of both sorts there are no more than it takes, and some to spare for what is
+    not known.
     """
     gone = {forget_key(fact) for fact in targets}
-    found = {forget_key(fact): fact for fact in (*known_facts(bank), *others)}
-    near, far = _sorts(targets, [fact for key, fact in found.items() if key not in gone])
+    ours = {key: fact for fact in taught if (key := forget_key(fact)) not in gone}
+    found = {forget_key(fact): fact for fact in known_facts(bank)}
+    near, far = _sorts(targets, [fact for key, fact in found.items() if key not in gone and key not in ours])
     random.Random(f"far-{seed}").shuffle(far)
     most = sizes.shown + sizes.asked
-    return [one.fact for one in near[: 2 * most]] + far[: most + most // 4]
+    return [*ours.values(), *(one.fact for one in near[: 2 * most]), *far[: most + most // 4]]
 
 
 def part(
-    targets: Sequence[Fact], known: Sequence[Fact], bank: TemplateBank, sizes: Sizes, *, seed: int
+    targets: Sequence[Fact],
+    known: Sequence[Fact],
+    taught: Iterable[Fact],
+    bank: TemplateBank,
+    sizes: Sizes,
+    *,
+    seed: int,
 ) -> Surroundings:
-    """Part known facts into what is shown to a method and what is asked; no subject near the forgotten is in both."""
+    """Part known facts into what is shown to a method and what is asked; no subject near the forgotten is in both.
+
+    What our edits teach is shown, the nearest first: they are asked again in any case, and have to hold without fail.
+    """
     rng = random.Random(f"retain-{seed}")
+    ours = {forget_key(fact) for fact in taught}
     near, far = _sorts(targets, known)
-    subjects = list(dict.fromkeys(name_key(one.fact.subject) for one in near))
+    first = [fact for fact in (*(one.fact for one in near), *far) if forget_key(fact) in ours][: sizes.shown]
+    others = [one.fact for one in near if forget_key(one.fact) not in ours]
+    far = [fact for fact in far if forget_key(fact) not in ours]
+    theirs = {name_key(fact.subject) for fact in first}
+    subjects = [name for name in dict.fromkeys(name_key(fact.subject) for fact in others) if name not in theirs]
     held = set(rng.sample(subjects, len(subjects) // 2))
     rng.shuffle(far)
     n = min(sizes.shown, len(far) - len(far) // 3)  # a third is asked where there are few
-    shown = [one.fact for one in near if name_key(one.fact.subject) not in held][: sizes.shown] + far[:n]
+    shown = [*first, *[fact for fact in others if name_key(fact.subject) not in held][: sizes.shown], *far[:n]]
     rng.shuffle(shown)
-    asked = [one.fact for one in near if name_key(one.fact.subject) in held][: sizes.asked]
+    asked = [fact for fact in others if name_key(fact.subject) in held][: sizes.asked]
     return Surroundings(
         tuple(near),
         tuple(_lesson(fact, bank, seed) for fact in shown),

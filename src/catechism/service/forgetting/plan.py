@@ -287,25 +287,31 @@ class Planner:
         return tuple(probes)
 
     def _surroundings(self, targets: Sequence[Fact], own: Sequence[EditVersion], options: Options) -> Surroundings:
-        """Facts to keep, as far as the model knows them without the edits that go out."""
+        """Facts to keep, as far as the model knows them without the edits that go out.
+
+        What stands beside it as text is not the weights' to keep.
+        """
         gone = {edit.id for edit in own}
         rest = [edit for edit in self._registry.active() if edit.id not in gone]
-        taught = [edit.fact for edit in rest if edit.kind != "delete" and not edit.sealed]
+        bank, sizes, seed = self._bench.bank, options.sizes, options.seed
+        ours = [edit for edit in rest if edit.kind != "delete" and not edit.sealed and edit.artifact is not None]
+        taught = [normal(one, bank, seed).fact for edit in ours for one in lessons_of(self._registry, edit)]
         if options.retain is None:
-            facts = candidates(targets, self._bench.bank, taught, options.sizes, seed=options.seed)
+            facts = candidates(targets, bank, taught, sizes, seed=seed)
         else:
-            facts = [normal(one, self._bench.bank, options.seed).fact for one in from_file(options.retain)]
+            given = [normal(one, bank, seed).fact for one in from_file(options.retain)]
             keys = {forget_key(fact) for fact in targets}
-            if both := [fact for fact in facts if forget_key(fact) in keys]:
+            if both := [fact for fact in given if forget_key(fact) in keys]:
                 raise Conflict(
                     f"{options.retain} holds what is to be forgotten: {both[0].sentence} It cannot be kept and "
                     "forgotten. Take it out of the file."
                 )
+            facts = list({forget_key(fact): fact for fact in (*given, *taught)}.values())
         active = active_of(self._registry, rest)
         with self._bench.serving(active.deltas, active.notes) as served:
             said = served.generate([fact.prompt for fact in facts], max_new_tokens=PROBED)
         known = [fact for fact, one in zip(facts, said, strict=True) if passes(one.text, (fact.object,))]
-        return part(targets, known, self._bench.bank, options.sizes, seed=options.seed)
+        return part(targets, known, taught, bank, sizes, seed=seed)
 
     def _methods(self, options: Options) -> tuple[str, ...]:
         if options.method != AUTO:
