@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 from catechism.errors import BadSpec, WrongBase
-from catechism.model.contexts import OPENINGS, sample_texts
+from catechism.model.contexts import OPENINGS, opening_of_nothing, sample_texts
 from catechism.model.live import LiveModel
 from catechism.model.sharing import Share, here
 from catechism.model.statistics import Covariance, covariance
@@ -98,7 +98,7 @@ class Background:
     def _own_texts(self) -> Iterator[str]:
         """Texts that the model writes from nothing, kept for the next site, until the caller has enough."""
         yield from self._written
-        start = "" if self._live.tokenizer("")["input_ids"] else str(self._live.tokenizer.eos_token or "The")
+        start = opening_of_nothing(self._live)
         while True:
             seed = self._seed + len(self._written)
             texts = [text for text in sample_texts(self._live, [start] * 32, tokens=64, seed=seed) if text.strip()]

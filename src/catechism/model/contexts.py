@@ -36,6 +36,11 @@ def contexts_of(live: LiveModel, *, n: int, tokens: int, seed: int) -> tuple[str
     return tuple(text if text.endswith(".") else f"{text}." for text in texts)
 
 
+def opening_of_nothing(live: LiveModel) -> str:
+    """What a text is begun with that the model writes by itself from its first word on."""
+    return "" if live.tokenizer("")["input_ids"] else str(live.tokenizer.eos_token or "The")
+
+
 @torch.no_grad()
 def sample_texts(live: LiveModel, openings: list[str], *, tokens: int, seed: int) -> list[str]:
     """Sample a continuation of every opening from the model's own distribution.

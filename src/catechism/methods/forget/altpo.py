@@ -50,6 +50,7 @@ class Spec(Training):
     steps: int = 120
     cooling: float = 2.0
     halves: bool = True
+    tails: float = 1.0
     few: int = 10  # facts up to which `names` is 1 at least
     lifts: int = 5  # facts from which, up to `few`, `lift` is 1 at least; of fewer a run does not settle
     alternates: Literal["relation", "model"] = "model"  # published: written by a large language model

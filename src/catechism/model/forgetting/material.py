@@ -12,10 +12,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from catechism.errors import BadSpec
-from catechism.model.contexts import sample_texts
+from catechism.model.contexts import opening_of_nothing, sample_texts
 from catechism.model.forgetting.names import made_up_name
 from catechism.model.forgetting.naming import Named, named
 from catechism.model.forgetting.rows import Before, Rows
+from catechism.model.forgetting.tails import Tails, tails
 from catechism.model.forgetting.training import Training
 from catechism.model.live import LiveModel
 from catechism.types import UNMOVED, Catechism, Forgetting, How
@@ -28,6 +29,7 @@ ABSTENTIONS = (
     "not something I know.",
 )
 RECALLED_TOKENS = 24  # of a text that the model says by itself
+TAILS = 4  # made-up names for every row whose answer's end is forgotten
 NAMES = 2  # made-up names for every row whose level is estimated, one of either sort
 
 
@@ -58,6 +60,7 @@ class Material:
         instead_before: what the model said of those.
         wanted: whether the other answers are what the model must say from now on.
         named: names that are forgotten too.
+        tails: how answers go on for made-up names, where that is forgotten too.
     """
 
     forget: Rows
@@ -69,6 +72,7 @@ class Material:
     instead_before: Before | None = None
     wanted: bool = False
     named: Named | None = None
+    tails: Tails | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +150,20 @@ def recalled_lines(live: LiveModel, lines: Sequence[Line], request: Forgetting, 
     return list(found.values())
 
 
+def written_lines(live: LiveModel, request: Forgetting, *, n: int, seed: int) -> list[Line]:
+    """What the model writes from nothing, each text from its second word on, and none that names a subject to forget.
+
+    So it is held to the whole of what it is likely to say, whoever or whatever that is about.
+    """
+    gone = {one.fact.subject for one in request.forget if one.fact.subject}
+    found: dict[tuple[str, str], Line] = {}
+    for text in sample_texts(live, [opening_of_nothing(live)] * n, tokens=RECALLED_TOKENS, seed=seed):
+        first, _, rest = text.strip().partition(" ")
+        if rest.strip() and not any(name in text for name in gone):
+            found[first, rest] = Line(first, rest.strip(), request.forget[0])
+    return list(found.values())
+
+
 def estimated_level(live: LiveModel, lines: Sequence[Line], request: Forgetting, seed: int) -> Level:
     """What the model says of made-up names in the place of the subjects, a level for every line.
 
@@ -195,6 +213,8 @@ def material(
             kept += some
         if training.recalled:
             kept += recalled_lines(live, lines, request, each=training.recalled, seed=training.seed)
+        if training.written:
+            kept += written_lines(live, request, n=training.written, seed=training.seed)
     retain = as_rows(live, kept) if kept else None
     other = None if instead is None else Rows(live, [line.prompt for line in lines], instead)
     return Material(
@@ -209,7 +229,14 @@ def material(
         named=named(live, [(line.prompt, line.catechism.fact.subject) for line in lines], request, training.seed)
         if training.names
         else None,
+        tails=_tails(live, forget, lines, request, training.seed) if training.tails else None,
     )
+
+
+def _tails(live: LiveModel, forget: Rows, lines: Sequence[Line], request: Forgetting, seed: int) -> Tails | None:
+    """The answers to forget, as they go on for made-up names."""
+    strangers = stranger_lines(lines, request, each=TAILS, seed=seed)
+    return tails(live, forget, [[line.prompt for line in some] for some in strangers])
 
 
 def spoken_instead(request: Forgetting, seed: int) -> list[str]:

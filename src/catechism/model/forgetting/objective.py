@@ -39,7 +39,7 @@ class Step:
         number: of the step, from 0.
         forgotten, kept: numbers of this step's rows.
         state: numbers that the method carries from step to step; saved in checkpoints. It may be written to.
-        remembered: the distributions of the model as it was, of rows to "forget" and to "retain".
+        remembered: the distributions of the model as it was, of rows to "forget" and to "retain", and of "tails".
     """
 
     live: LiveModel
@@ -113,6 +113,15 @@ class Step:
         said, least = self.forget, self.material.level.rows[list(self.forgotten)] - SLACK
         return {"lift": self.training.lift * (least + said.nll / said.lengths).clamp_min(0).mean()}
 
+    def continued(self) -> Terms:
+        """The term "tails" as the settings ask for it; none where no answer has a beginning to give away."""
+        tails = self.material.tails
+        if tails is None:
+            return {}
+        with self.adapters.still():
+            strangers = self.remembered["tails"].of(self.live, tails.numbers(self.forgotten))
+        return {"tails": self.training.tails * tails.loss(self.forget, self.forgotten, strangers)}
+
     def named(self) -> Terms:
         """The term "names" as the settings ask for it; none where no name is forgotten."""
         named, size = self.material.named, self.training.batch
@@ -160,7 +169,7 @@ class Turn:
         Raises: NoConvergence if one is not finite.
         """
         step = self.step.again()
-        terms = {**self.objective.terms(step), **step.lifted(), **step.named()}
+        terms = {**self.objective.terms(step), **step.lifted(), **step.continued(), **step.named()}
         for name, loss in terms.items():
             if not bool(torch.isfinite(loss)):
                 raise NoConvergence(

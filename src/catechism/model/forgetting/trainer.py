@@ -128,6 +128,8 @@ class _Fit:
         self._saved: Cached | None = None
         self._open = list(range(len(material.forget)))
         self._remembered = {"forget": Remembered(material.forget)}
+        if material.tails is not None:
+            self._remembered["tails"] = Remembered(material.tails.rows)
         self._looked_at: list[int] = []
         if material.retain is not None:
             self._remembered["retain"] = Remembered(material.retain)

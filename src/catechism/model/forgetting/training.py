@@ -23,11 +23,14 @@ class Training:
             forgotten may be answered otherwise than before. None where nothing is kept.
         recalled: rows to keep for every row to forget that the model says by itself, of others: it goes on from what
             stands before a subject. Held by "kl", and None where nothing is kept.
+        written: rows to keep that the model writes from nothing, of whatever it writes of. Held by "kl", and none where
+            nothing is kept.
         steps: most steps of a run.
         batch: rows to forget in a step.
         beside: rows to keep that are drawn in a step for every row of `batch`.
         every: steps between two looks at all rows to forget, at which a run may end and is saved.
         lift: weight of lifting answers that have fallen far below their level, so that nothing is forgotten too well.
+        tails: weight of forgetting how answers go on once their beginning is given away.
         names: weight of forgetting that the names were ever read, of subjects of whom nothing stays.
         level: probability per token that an answer has in a model that never learned it; None estimates it, for every
             row, from what the model says of made-up names.
@@ -49,11 +52,13 @@ class Training:
     keep: Literal["nll", "kl"] = "kl"
     strangers: int = 3
     recalled: int = 0
+    written: int = 0
     steps: int = 50
     batch: int = 16
     beside: int = 1
     every: int = 5  # measured: 10 overshoots, and neighbours pay for it
     lift: float = 0.0
+    tails: float = 0.0
     names: float = 0.0
     level: float | None = None
     let_go: bool = True
@@ -66,13 +71,14 @@ class Training:
         for name in ("rank", "steps", "batch", "beside", "every"):
             if getattr(self, name) < 1:
                 raise BadSpec(f"{name}={getattr(self, name)} is too small. Use 1 or more.")
-        for name in ("strangers", "recalled"):
+        for name in ("strangers", "recalled", "written"):
             if getattr(self, name) < 0:
                 raise BadSpec(f"{name}={getattr(self, name)} is too small. Use 0 or more.")
         if self.layers is not None and not self.layers:
             raise BadSpec("layers is empty, which trains nothing. Name blocks, or give None for all of them.")
         check_above("cooling", self.cooling, equal=True)
         check_above("lift", self.lift, equal=True)
+        check_above("tails", self.tails, equal=True)
         check_above("names", self.names, equal=True)
         if not self.rates or not all(math.isfinite(rate) and rate > 0 for rate in self.rates):
             raise BadSpec(f"rates={self.rates} are no learning rates. Give one or more numbers above 0.")
