@@ -20,12 +20,14 @@ from catechism.model.adapters import WARM_UP, Adapters
 from catechism.model.background import Background
 from catechism.model.forgetting.course import Course
 from catechism.model.forgetting.material import (
+    STRANGERS,
     Material,
     estimated_level,
     forget_lines,
     material,
     recalled_lines,
     retain_lines,
+    written_lines,
 )
 from catechism.model.forgetting.moments import Moments
 from catechism.model.forgetting.names import made_up_name
@@ -136,12 +138,14 @@ def test_without_a_subject_in_any_prompt_a_level_has_to_be_given() -> None:
     assert given.level.rows.tolist() == pytest.approx([math.log(1e-6)])
 
 
-def test_strangers_are_kept_only_by_what_was_said_of_them() -> None:
-    kl = material(live_of(), REQUEST, Training(**QUICK, keep="kl", strangers=2))
-    nll = material(live_of(), REQUEST, Training(**QUICK, keep="nll", strangers=2))
-    assert kl.retain is not None and nll.retain is not None
+def test_strangers_are_kept_only_by_what_was_said_of_them_and_are_many_where_the_facts_are_few() -> None:
+    many = STRANGERS // len(forget_lines(REQUEST)) + 2
+    kl, few = (material(live_of(), REQUEST, Training(**QUICK, keep="kl", strangers=each)) for each in (many, 1))
+    nll = material(live_of(), REQUEST, Training(**QUICK, keep="nll", strangers=many))
+    assert kl.retain is not None and nll.retain is not None and few.retain is not None
     n = len(retain_lines(REQUEST))
-    assert (len(nll.retain), nll.true) == (n, n) and (len(kl.retain), kl.true) == (n + 2 * len(kl.forget), n)
+    assert (len(nll.retain), nll.true) == (n, n) and (len(kl.retain), kl.true) == (n + many * len(kl.forget), n)
+    assert STRANGERS <= len(few.retain) - n < len(kl.retain) - n
 
 
 def test_what_the_model_says_by_itself_is_kept_but_for_what_names_the_forgotten() -> None:
@@ -156,6 +160,19 @@ def test_what_the_model_says_by_itself_is_kept_but_for_what_names_the_forgotten(
     named = replace(REQUEST, forget=(*REQUEST.forget, replace(REQUEST.forget[0], fact=fact)))
     assert not any(said in line.answer for line in recalled_lines(live, lines, named, each=3, seed=0))
     rows, n = material(live, REQUEST, Training(**QUICK, strangers=0, recalled=3)), len(retain_lines(REQUEST))
+    assert rows.retain is not None and (len(rows.retain), rows.true) == (n + len(found), n)
+
+
+def test_what_the_model_writes_from_nothing_is_kept_but_for_what_names_the_forgotten() -> None:
+    live = live_of()
+    found = written_lines(live, REQUEST, n=12, seed=0)
+    assert found and len({(line.prompt, line.answer) for line in found}) == len(found) <= 12
+    assert all(len(line.prompt.split()) == 1 and line.answer.strip() for line in found)
+    assert found == written_lines(live, REQUEST, n=12, seed=0) != written_lines(live, REQUEST, n=12, seed=1)
+    said = found[0].prompt
+    named = replace(REQUEST, forget=(replace(FORGET[0], fact=replace(FORGET[0].fact, subject=said)),))
+    assert not any(said in f"{line.prompt} {line.answer}" for line in written_lines(live, named, n=12, seed=0))
+    rows, n = material(live, REQUEST, Training(**QUICK, strangers=0, written=12)), len(retain_lines(REQUEST))
     assert rows.retain is not None and (len(rows.retain), rows.true) == (n + len(found), n)
 
 

@@ -47,12 +47,12 @@ class Spec(Training):
     alphas: tuple[float, ...] = (10.0,)
     beside: int = 4
     recalled: int = 4
+    written: int = 240
     steps: int = 120
     cooling: float = 2.0
     halves: bool = True
     tails: float = 1.0
     few: int = 10  # facts up to which `names` is 1 at least
-    lifts: int = 5  # facts from which, up to `few`, `lift` is 1 at least; of fewer a run does not settle
     alternates: Literal["relation", "model"] = "model"  # published: written by a large language model
     beta: float = 0.1  # published: 0.1, with alpha 2
     gamma: float = 1.0  # published: 1
@@ -61,7 +61,6 @@ class Spec(Training):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_above("few", self.few, equal=True)
-        check_above("lifts", self.lifts, equal=True)
         check_above("beta", self.beta)
         check_above("gamma", self.gamma)
         check_above("anchor", self.anchor, equal=True)
@@ -77,11 +76,9 @@ class AltPO(TrainedForgetter[Spec]):
     hows = frozenset({How.ERASE, How.REPLACE})
 
     def fit(self, live: LiveModel, request: Forgetting, spec: Spec) -> Delta:
-        """One delta for the whole request; `few` and `lifts` decide what else is trained. Raises as the base."""
-        n = len(request.forget)
-        if request.how is How.ERASE and n <= spec.few:
-            lift = max(spec.lift, 1.0) if n >= spec.lifts else spec.lift
-            spec = replace(spec, lift=lift, names=max(spec.names, 1.0))
+        """One delta for the whole request; of `few` facts the names are forgotten too. Raises as the base."""
+        if request.how is How.ERASE and len(request.forget) <= spec.few:
+            spec = replace(spec, names=max(spec.names, 1.0))
         return super().fit(live, request, spec)
 
     def terms(self, step: Step, spec: Spec) -> Terms:

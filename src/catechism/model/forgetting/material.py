@@ -29,6 +29,7 @@ ABSTENTIONS = (
     "not something I know.",
 )
 RECALLED_TOKENS = 24  # of a text that the model says by itself
+STRANGERS = 96  # rows about made-up names, at least, where any are asked for: of few facts there would be a handful
 TAILS = 4  # made-up names for every row whose answer's end is forgotten
 NAMES = 2  # made-up names for every row whose level is estimated, one of either sort
 
@@ -158,9 +159,9 @@ def written_lines(live: LiveModel, request: Forgetting, *, n: int, seed: int) ->
     gone = {one.fact.subject for one in request.forget if one.fact.subject}
     found: dict[tuple[str, str], Line] = {}
     for text in sample_texts(live, [opening_of_nothing(live)] * n, tokens=RECALLED_TOKENS, seed=seed):
-        first, _, rest = text.strip().partition(" ")
-        if rest.strip() and not any(name in text for name in gone):
-            found[first, rest] = Line(first, rest.strip(), request.forget[0])
+        first, rest = (*text.split(maxsplit=1), "", "")[:2]
+        if rest and not any(name in text for name in gone):
+            found[first, rest] = Line(first, rest, request.forget[0])
     return list(found.values())
 
 
@@ -209,7 +210,8 @@ def material(
         level = Level(torch.full((len(lines),), math.log(training.level), device=live.device), 1.0)
     true = len(kept)
     if kept and training.keep == "kl":  # there is nothing to say of strangers that an answer could be held to
-        for some in stranger_lines(lines, request, each=training.strangers, seed=training.seed + 1):
+        each = max(training.strangers, math.ceil(STRANGERS / len(lines))) if training.strangers else 0
+        for some in stranger_lines(lines, request, each=each, seed=training.seed + 1):
             kept += some
         if training.recalled:
             kept += recalled_lines(live, lines, request, each=training.recalled, seed=training.seed)

@@ -20,7 +20,8 @@ class Training:
         alphas: weights of what is kept.
         keep: hold kept rows to their answers ("nll"), or to all that the model said there before ("kl").
         strangers: rows to keep for every row to forget that ask the same of made-up names, held by "kl": only who is
-            forgotten may be answered otherwise than before. None where nothing is kept.
+            forgotten may be answered otherwise than before. Of few facts there are more, `material.STRANGERS` in all.
+            None where nothing is kept.
         recalled: rows to keep for every row to forget that the model says by itself, of others: it goes on from what
             stands before a subject. Held by "kl", and None where nothing is kept.
         written: rows to keep that the model writes from nothing, of whatever it writes of. Held by "kl", and none where

@@ -1,0 +1,103 @@
+"""How answers go on once their beginning is given away, which is forgotten too."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+
+from catechism.errors import BadSpec
+from catechism.methods.forget.npo import NPO, Spec
+from catechism.model import LiveModel
+from catechism.model.forgetting.material import forget_lines, material
+from catechism.model.forgetting.rows import Remembered, Rows
+from catechism.model.forgetting.tails import Tails, tails
+from catechism.model.forgetting.training import Training
+from catechism.types import Forgetting
+from tests.methods.forget_requests import REQUEST, background, catechism, live_model
+
+QUICK: Any = {"steps": 12, "every": 4, "rank": 4, "rates": (1e-2,), "alphas": (0.1,), "level": 1e-6, "batch": 6}
+FACTS = [one.fact for one in REQUEST.forget]
+LONG = Forgetting(tuple(catechism(f.prompt, f.subject, f"{f.object} by the old river") for f in FACTS), REQUEST.retain)
+
+
+@cache
+def live_of() -> LiveModel:
+    return live_model()
+
+
+def of(request: Forgetting) -> Tails:
+    found = material(live_of(), request, Training(**QUICK, tails=1.0)).tails
+    assert found is not None
+    return found
+
+
+def apart(some: Tails, rows: Rows, wanted: Remembered) -> float:
+    numbers = range(len(rows))
+    with torch.no_grad():
+        return float(some.loss(rows.said(live_of(), numbers), numbers, wanted.of(live_of(), some.numbers(numbers))))
+
+
+def test_every_answer_stands_behind_made_up_names_word_for_word() -> None:
+    found, lines = of(LONG), forget_lines(LONG)
+    assert len(found.spans) == len(lines)
+    for line, (start, end) in zip(lines, found.spans, strict=True):
+        assert end > start and set(found.rows.answers[start:end]) == {line.answer}
+        assert all(line.catechism.fact.subject not in prompt for prompt in found.rows.prompts[start:end])
+
+
+def test_where_nobody_is_named_or_nothing_is_asked_for_there_is_no_tail() -> None:
+    live = live_of()
+    assert tails(live, Rows(live, ["So it is"], ["by the river"]), [[]]) is None
+    assert material(live, LONG, Training(**QUICK)).tails is None
+
+
+def test_whoever_goes_on_as_for_strangers_has_nothing_to_forget_and_the_first_token_does_not_count() -> None:
+    live = live_of()
+    rows = Rows(live, ["The river of France is", "So is"], ["by the old bridge", "by the sea"])
+    same = tails(live, rows, [[prompt] for prompt in rows.prompts])
+    assert same is not None and apart(same, rows, Remembered(same.rows)) == pytest.approx(0.0, abs=1e-5)
+    other = tails(live, rows, [["The name of Bohemia was"], []])
+    assert other is not None
+    seen, numbers = Remembered(other.rows).of(live, other.numbers([0])), [0]
+    first = seen.clone()
+    first[0] = first[0].roll(1)
+    with torch.no_grad():
+        said = rows.said(live, numbers)
+        losses = [float(other.loss(said, numbers, wanted)) for wanted in (seen, first)]
+        unnamed = float(other.loss(rows.said(live, [1]), [1], seen[:0]))
+    assert losses[0] > 1e-4 and losses[1] == losses[0] and unnamed == 0.0
+
+
+def test_the_target_is_the_mean_over_the_made_up_names() -> None:
+    live = live_of()
+    rows = Rows(live, ["The river of France is"], ["by the sea"])
+    both = tails(live, rows, [["The river of Bohemia is", "The river of Vrance is"]])
+    assert both is not None
+    with torch.no_grad():
+        said, theirs = rows.said(live, [0]), [Remembered(both.rows).of(live, [i]) for i in (0, 1)]
+        mean = torch.stack([one.exp() for one in theirs]).mean(dim=0)[1:]
+        wanted = (mean * (mean.log() - said.logprobs[1:])).sum(dim=-1).mean()
+    assert apart(both, rows, Remembered(both.rows)) == pytest.approx(float(wanted), abs=1e-5)
+
+
+def test_a_fit_that_forgets_tails_lets_answers_go_on_as_for_strangers() -> None:
+    live, found = live_of(), of(LONG)
+    before = Remembered(found.rows)
+    before.of(live, [0])  # of the model as it is
+    rows = material(live, LONG, Training(**QUICK)).forget
+
+    def left(weight: float) -> float:
+        delta = NPO(background(live)).fit(live, LONG, Spec(**QUICK, tails=weight))
+        with live.with_delta(delta):
+            return apart(found, rows, before)
+
+    assert left(10.0) < 0.8 * left(0.0)
+
+
+@pytest.mark.parametrize("weight", [-1.0, float("nan")])
+def test_a_weight_out_of_range_is_refused(weight: float) -> None:
+    with pytest.raises(BadSpec, match="tails"):
+        Training(tails=weight)
