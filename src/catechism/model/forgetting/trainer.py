@@ -45,6 +45,7 @@ from catechism.types import JSON
 SPOKEN = 0.95  # share of the rows to which another answer, where one is wanted, has to be the first choice
 KEPT = 0.99  # share of the first choices among kept rows at which a run may end
 HALVINGS = 5  # of the share of a change that is kept in the end
+DRAWS = 4  # of halves, each of which must do with the share of a change that is kept
 KEPT_ROWS = 96  # kept rows that are looked at, drawn once
 
 
@@ -231,14 +232,16 @@ class _Fit:
         turn, part = divmod(at, 3)
         return _halves(adapters, f"halves-{self._training.seed}-{turn}")[part] if self._training.halves else ()
 
-    def _look(self, adapters: Adapters, at: int) -> dict[str, Any]:
+    def _look(self, adapters: Adapters, at: int, draws: int = 1) -> dict[str, Any]:
         """How likely the answers are now, over all rows to forget, and how much of what stays has stayed: first choices
         of before that still are, and log-probability per token that was lost.
 
         Where either half of the change has to do, the answers to forget are as likely as with the worst of all of it
-        and two halves.
+        and two halves, of so many draws.
         """
-        parts = _halves(adapters, f"look-{self._training.seed}-{at}") if self._training.halves else [()]
+        parts = list[Collection[str]]([()])
+        for draw in range(draws if self._training.halves else 0):
+            parts += _halves(adapters, f"look-{self._training.seed}-{at}{draw or ''}")[1:]
         all_ = [self._likely(adapters, part) for part in parts]
         found = {
             "mean": max(float(now.mean.mean()) for now in all_),
@@ -284,7 +287,7 @@ class _Fit:
         for _ in range(HALVINGS if self._reached(looked) else 0):
             middle = (least + enough) / 2
             with adapters.scaled(middle):
-                found = self._look(adapters, at)
+                found = self._look(adapters, at, DRAWS)
             if self._reached(found):
                 enough, looked = middle, found
             else:
