@@ -24,12 +24,16 @@ import jaxtyping
 import pytest
 from hypothesis import settings
 
-_SHAPED = re.compile(r"\b(Float|Int|Integer|Bool|Complex|Num|Shaped|UInt8|Int64|Float64|Float32)\[")
+_SHAPE = re.compile(r"""\w\[[\w.]+, ?["']""")  # Float[Tensor, "n d"], of whatever kind of numbers
 
 
 def _has_shapes(decorated: Any) -> bool:
-    """Whether an annotation of a function, or of a dataclass's field, says the shape of a tensor."""
-    return any(_SHAPED.search(str(one)) for one in inspect.get_annotations(decorated).values())
+    """Whether an annotation of a function, or of a dataclass's field, says a shape, by itself or by a name."""
+    known = vars(sys.modules[decorated.__module__])
+    owners = getattr(decorated, "__mro__", (decorated,))
+    said = [str(one) for owner in owners for one in inspect.get_annotations(owner).values()]
+    named = [str(known.get(word)) for one in said for word in re.findall(r"\w+", one)]
+    return any(_SHAPE.search(one) for one in (*said, *named))
 
 
 def _check_shapes(*, typechecker: Any) -> Callable[[Any], Any]:

@@ -57,13 +57,14 @@ def test_what_could_not_be_measured_is_said() -> None:
 
 def test_a_study_writes_its_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = tmp_path / "study.html"
-    words = "study editors --facts 3 --methods ft_l --sizes 2 --closed-form ultraedit --bank ft_l --json --report"
+    words = "study editors --facts 3 --methods ft_l --sizes 2,3 --closed-form ultraedit --bank ft_l --json --report"
     with pytest.raises(SystemExit) as end:
         main([*words.split(), str(page)])
     found = json.loads(capsys.readouterr().out)
     assert end.value.code == 0
     assert [(r["experiment"], r["method"], r["n"]) for r in found["rows"]] == [
-        ("side effects", "ft_l", 3), ("capacity", "ultraedit", 2), ("capacity", "ft_l", 2),
+        ("side effects", "ft_l", 3),
+        ("capacity", "ultraedit", 2), ("capacity", "ft_l", 2), ("capacity", "ultraedit", 3), ("capacity", "ft_l", 3),
     ]  # fmt: skip
     assert all(word in page.read_text() for word in ("The editors side by side", "A stream of edits"))
     assert len(found["conclusions"]) >= 4
