@@ -46,6 +46,10 @@ class Active:
     notes: tuple[Note, ...] = ()
     lessons: tuple[Catechism, ...] = ()
 
+    def deltas_with(self, change: Delta | None) -> tuple[Delta, ...]:
+        """The deltas with a change put on after them, where there is one."""
+        return self.deltas if change is None else (*self.deltas, change)
+
 
 def examine(
     bench: Workbench, lesson: Catechism, change: Delta | Note, active: Active, gates: Sequence[Gate] = DEFAULT_GATES

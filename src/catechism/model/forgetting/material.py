@@ -135,7 +135,6 @@ def recalled_lines(live: LiveModel, lines: Sequence[Line], request: Forgetting, 
     So it names those whom it knows, of whom nobody has a list, and says of them what it is to go on saying. Left out
     are texts that name a subject of the forget set, and lines that begin with theirs.
     """
-    gone = {one.fact.subject for one in request.forget if one.fact.subject}
     openings: dict[str, list[Line]] = {}
     for line in lines:
         subject = line.catechism.fact.subject
@@ -146,7 +145,7 @@ def recalled_lines(live: LiveModel, lines: Sequence[Line], request: Forgetting, 
     for number, (opening, owners) in enumerate(openings.items()):
         for text in sample_texts(live, [opening] * (each * len(owners)), tokens=RECALLED_TOKENS, seed=seed + number):
             rest = text[len(opening) :].strip()
-            if rest and text.startswith(opening) and not any(name in text for name in gone):
+            if rest and text.startswith(opening) and not _names_forgotten(text, request):
                 found[opening, rest] = Line(opening, rest, owners[0].catechism)
     return list(found.values())
 
@@ -156,13 +155,17 @@ def written_lines(live: LiveModel, request: Forgetting, *, n: int, seed: int) ->
 
     So it is held to the whole of what it is likely to say, whoever or whatever that is about.
     """
-    gone = {one.fact.subject for one in request.forget if one.fact.subject}
     found: dict[tuple[str, str], Line] = {}
     for text in sample_texts(live, [opening_of_nothing(live)] * n, tokens=RECALLED_TOKENS, seed=seed):
         first, rest = (*text.split(maxsplit=1), "", "")[:2]
-        if rest and not any(name in text for name in gone):
+        if rest and not _names_forgotten(text, request):
             found[first, rest] = Line(first, rest, request.forget[0])
     return list(found.values())
+
+
+def _names_forgotten(text: str, request: Forgetting) -> bool:
+    """Whether a text names a subject of the forget set."""
+    return any(one.fact.subject and one.fact.subject in text for one in request.forget)
 
 
 def estimated_level(live: LiveModel, lines: Sequence[Line], request: Forgetting, seed: int) -> Level:

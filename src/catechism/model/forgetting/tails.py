@@ -56,10 +56,9 @@ class Tails:
                 wanted.append(theirs.logsumexp(dim=0)[1:] - math.log(end - first))
                 counted.append(own[1:])
             start = stop
-        if not sum(map(len, counted)):
-            return said.logprobs.sum() * 0
-        q, now = torch.cat(wanted), torch.cat(counted)
-        return divergence(q, now).mean()
+        if not counted:
+            return said.logprobs.new_zeros(())
+        return divergence(torch.cat(wanted), torch.cat(counted)).mean()
 
 
 def tails(live: LiveModel, rows: Rows, prompts: Sequence[Sequence[str]]) -> Tails | None:

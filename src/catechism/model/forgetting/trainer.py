@@ -230,7 +230,9 @@ class _Fit:
     def _resting(self, adapters: Adapters, at: int) -> Collection[str]:
         """What is as it was in a step: nothing, a random half of the matrices, the other half, and from the start."""
         turn, part = divmod(at, 3)
-        return _halves(adapters, f"halves-{self._training.seed}-{turn}")[part] if self._training.halves else ()
+        if part == 0 or not self._training.halves:
+            return ()
+        return _halves(adapters, f"halves-{self._training.seed}-{turn}")[part - 1]
 
     def _look(self, adapters: Adapters, at: int, draws: int = 1) -> dict[str, Any]:
         """How likely the answers are now, over all rows to forget, and how much of what stays has stayed: first choices
@@ -239,9 +241,10 @@ class _Fit:
         Where either half of the change has to do, the answers to forget are as likely as with the worst of all of it
         and two halves, of so many draws.
         """
-        parts = list[Collection[str]]([()])
-        for draw in range(draws if self._training.halves else 0):
-            parts += _halves(adapters, f"look-{self._training.seed}-{at}{draw or ''}")[1:]
+        seeds = [
+            f"look-{self._training.seed}-{at}{draw or ''}" for draw in range(draws if self._training.halves else 0)
+        ]
+        parts: list[Collection[str]] = [(), *(half for seed in seeds for half in _halves(adapters, seed))]
         all_ = [self._likely(adapters, part) for part in parts]
         found = {
             "mean": max(float(now.mean.mean()) for now in all_),
@@ -340,11 +343,11 @@ def _met(steps: Sequence[dict[str, Any]]) -> int | None:
     return next((number + 1 for number, step in enumerate(steps) if step.get("met")), None)
 
 
-def _halves(adapters: Adapters, seed: str) -> list[Collection[str]]:
-    """None of the matrices, a random half of them, and the other half."""
+def _halves(adapters: Adapters, seed: str) -> tuple[Collection[str], Collection[str]]:
+    """A random half of the matrices, and the other half."""
     addresses = sorted(adapters.factors)
     half = set(random.Random(seed).sample(addresses, len(addresses) // 2))
-    return [(), half, set(addresses) - half]
+    return half, set(addresses) - half
 
 
 def _merit(outcome: dict[str, Any]) -> tuple[bool, float, float]:

@@ -93,7 +93,7 @@ class Eraser:
             try:
                 with self._at("fit"):
                     method = forgetter(name)(self._bench.background)
-                    spec, delta = self._fit(method, plan, after.deltas if again is None else (*after.deltas, again))
+                    spec, delta = self._fit(method, plan, after.deltas_with(again))
             except (SolveError, BadSpec) as error:
                 attempts.append(f"{name}: {error}")
                 continue
@@ -198,8 +198,7 @@ class Judge:
 
     def trial(self, change: Delta | None) -> Trial:
         """What the model says with the change in the place of the edits that go out, and what the gates say to it."""
-        deltas = self._after.deltas if change is None else (*self._after.deltas, change)
-        with self._bench.serving(deltas, self._after.notes) as served:
+        with self._bench.serving(self._after.deltas_with(change), self._after.notes) as served:
             now, still = self._sit(served), self._retained(served)
         found = forget_report(self._exam, self._before, now, self._control)
         level = None if self._control is None else recall(self._exam.request.forget, self._control)

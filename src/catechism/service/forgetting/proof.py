@@ -125,11 +125,10 @@ def prove(
     rest = active_of(registry, others)
     removed = active_of(registry, [one for ref in edit.removes if not (one := registry.edit(ref)).sealed])
     change = registry.delta(edit.id)
-    deltas = rest.deltas if change is None else (*rest.deltas, change)
     with bench.serving((*rest.deltas, *removed.deltas)) as served:
         before = auditor.measure_before(served.live)
     exact = edit.method == EXACT and _is_exact(bench, registry, edit)
-    with bench.serving(deltas) as served:
+    with bench.serving(rest.deltas_with(change)) as served:
         found = auditor.audit(served.live, before=before, exact=exact)
     is_served = edit.state is State.PRODUCTION
     cid = registry.head().cid
