@@ -171,7 +171,7 @@ def test_an_empty_retain_set_is_refused_where_something_has_to_be_kept(name: str
 @pytest.mark.parametrize(
     "wrong",
     [{"rank": 0}, {"steps": 0}, {"rates": ()}, {"rates": (-1.0,)}, {"alphas": (float("nan"),)}, {"layers": ()}]
-    + [{"level": 1.5}, {"strangers": -1}, {"recalled": -1}, {"written": -1}, {"cooling": -1.0}],
+    + [{"level": 1.5}, {"strangers": -1}, {"recalled": -1}, {"written": -1}, {"cooling": -1}],
     ids=str,
 )
 def test_settings_out_of_range_are_refused(wrong: dict[str, Any]) -> None:

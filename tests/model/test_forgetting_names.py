@@ -20,7 +20,7 @@ from catechism.model.forgetting.naming import Named, named
 from catechism.model.forgetting.objective import SLACK, Step
 from catechism.model.forgetting.rows import Remembered
 from catechism.model.forgetting.training import Training
-from catechism.types import Forgetting
+from catechism.types import Forgetting, How
 from tests.methods.forget_requests import FORGET, REQUEST, background, catechism, live_model
 
 QUICK: Any = {"steps": 12, "every": 4, "rank": 4, "rates": (1e-2,), "alphas": (0.1,), "level": 1e-6, "batch": 6}
@@ -102,11 +102,12 @@ def test_a_request_without_words_before_its_names_is_trained_all_the_same() -> N
     assert "names" not in info["training"]["steps"][0]
 
 
-@pytest.mark.parametrize(("few", "names"), [(2, 0), (3, 1)])
-def test_altpo_forgets_the_names_of_few_facts_only(few: int, names: int) -> None:
-    live, short = live_of(), {"steps": 1, "every": 1, "cooling": 0.0, "recalled": 0, "written": 0}
-    info: Any = AltPO(background(live)).fit(live, REQUEST, AltPO.Spec(**{**QUICK, **short}, few=few)).info
-    assert len(FORGET) == 3 and (info["spec"]["names"], info["spec"]["lift"]) == (names, 0)
+@pytest.mark.parametrize("how", [How.ERASE, How.REPLACE])
+def test_altpo_forgets_names_and_lifts_unless_something_else_is_to_be_said(how: How) -> None:
+    live, short = live_of(), {"steps": 1, "every": 1, "cooling": 0, "recalled": 0, "written": 0}
+    request = replace(REQUEST, how=how, replacement="a lighthouse")
+    info: Any = AltPO(background(live)).fit(live, request, AltPO.Spec(**{**QUICK, **short})).info
+    assert {"names", "lift"} & set(info["training"]["steps"][0]) == ({"names", "lift"} if how is How.ERASE else set())
 
 
 @pytest.mark.parametrize("name", ["npo", "reglu", "rmu"])

@@ -42,24 +42,23 @@ def apart(some: Tails, rows: Rows, wanted: Remembered) -> float:
 
 def test_every_answer_stands_behind_made_up_names_word_for_word() -> None:
     found, lines = of(LONG), forget_lines(LONG)
-    assert len(found.spans) == len(lines)
-    for line, (start, end) in zip(lines, found.spans, strict=True):
-        assert end > start and set(found.rows.answers[start:end]) == {line.answer}
-        assert all(line.catechism.fact.subject not in prompt for prompt in found.rows.prompts[start:end])
+    assert found.behind == list(range(len(lines)))
+    for line, answer, prompt in zip(lines, found.rows.answers, found.rows.prompts, strict=True):
+        assert answer == line.answer and line.catechism.fact.subject not in prompt
 
 
 def test_where_nobody_is_named_or_nothing_is_asked_for_there_is_no_tail() -> None:
     live = live_of()
-    assert tails(live, Rows(live, ["So it is"], ["by the river"]), [[]]) is None
+    assert tails(live, Rows(live, ["So it is"], ["by the river"]), [None]) is None
     assert material(live, LONG, Training(**QUICK)).tails is None
 
 
 def test_whoever_goes_on_as_for_strangers_has_nothing_to_forget_and_the_first_token_does_not_count() -> None:
     live = live_of()
     rows = Rows(live, ["The river of France is", "So is"], ["by the old bridge", "by the sea"])
-    same = tails(live, rows, [[prompt] for prompt in rows.prompts])
+    same = tails(live, rows, rows.prompts)
     assert same is not None and apart(same, rows, Remembered(same.rows)) == pytest.approx(0.0, abs=1e-5)
-    other = tails(live, rows, [["The name of Bohemia was"], []])
+    other = tails(live, rows, ["The name of Bohemia was", None])
     assert other is not None
     seen, numbers = Remembered(other.rows).of(live, other.numbers([0])), [0]
     first = seen.clone()
@@ -71,16 +70,15 @@ def test_whoever_goes_on_as_for_strangers_has_nothing_to_forget_and_the_first_to
     assert losses[0] > 1e-4 and losses[1] == losses[0] and unnamed == 0.0
 
 
-def test_the_target_is_the_mean_over_the_made_up_names() -> None:
+def test_the_loss_is_how_far_what_is_said_is_from_what_was_said_of_the_stranger() -> None:
     live = live_of()
     rows = Rows(live, ["The river of France is"], ["by the sea"])
-    both = tails(live, rows, [["The river of Bohemia is", "The river of Vrance is"]])
-    assert both is not None
+    one = tails(live, rows, ["The river of Bohemia is"])
+    assert one is not None
     with torch.no_grad():
-        said, theirs = rows.said(live, [0]), [Remembered(both.rows).of(live, [i]) for i in (0, 1)]
-        mean = torch.stack([one.exp() for one in theirs]).mean(dim=0)[1:]
-        wanted = (mean * (mean.log() - said.logprobs[1:])).sum(dim=-1).mean()
-    assert apart(both, rows, Remembered(both.rows)) == pytest.approx(float(wanted), abs=1e-5)
+        said, theirs = rows.said(live, [0]), Remembered(one.rows).of(live, [0])[1:]
+        wanted = (theirs.exp() * (theirs - said.logprobs[1:])).sum(dim=-1).mean()
+    assert apart(one, rows, Remembered(one.rows)) == pytest.approx(float(wanted), abs=1e-5)
 
 
 def test_a_fit_that_forgets_tails_lets_answers_go_on_as_for_strangers() -> None:

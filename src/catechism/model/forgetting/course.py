@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from catechism.model.adapters import WARM_UP
@@ -15,8 +14,8 @@ class Course:
     """The course of a run, as far as it can be told at a step.
 
     Without `Training.cooling` the rate falls along a cosine from the first step on, and the run ends as soon as what
-    was asked for is there. With it the rate is level until then, and falls to nothing over as many steps again, times
-    `cooling`: what is kept recovers meanwhile.
+    was asked for is there. With it the rate is level until then, and falls to nothing over `cooling` more steps: what
+    is kept recovers meanwhile.
 
     Attributes:
         training: the settings.
@@ -34,7 +33,7 @@ class Course:
     @property
     def end(self) -> int:
         """Steps of the run."""
-        return self.climb + math.ceil(self.training.cooling * self.climb)
+        return self.climb + self.training.cooling if self.climb else 0
 
     def share(self, at: int) -> float:
         """Of the rate that was asked for, at a step, counted from 0."""

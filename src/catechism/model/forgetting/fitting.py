@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import ClassVar, Generic, TypeVar
 
@@ -114,7 +115,8 @@ class Fitting:
         """The file of this fit, and the key of all that it depends on; None where nothing is kept."""
         other = [] if rows.instead is None else list(rows.instead.answers)
         asked = [list(rows.forget.prompts), list(rows.forget.answers), other]
-        key = digest_json({"settings": settings, "model": live.digest(), "rows": asked})
+        made_by: dict[str, JSON] = {"catechism": version("catechism"), "torch": version("torch")}
+        key = digest_json({"settings": settings, "model": live.digest(), "rows": asked, "versions": made_by})
         file = cache_file(self._background.cache, f"forget-{self._name}", key)
         return None if file is None else (file, key)
 

@@ -30,7 +30,6 @@ ABSTENTIONS = (
 )
 RECALLED_TOKENS = 24  # of a text that the model says by itself
 STRANGERS = 96  # rows about made-up names, at least, where any are asked for: of few facts there would be a handful
-TAILS = 4  # made-up names for every row whose answer's end is forgotten
 NAMES = 2  # made-up names for every row whose level is estimated, one of either sort
 
 
@@ -60,7 +59,7 @@ class Material:
         instead: the rows of `forget`, in the same order, with other answers; None where no method asks for them.
         instead_before: what the model said of those.
         wanted: whether the other answers are what the model must say from now on.
-        named: names that are forgotten too.
+        named: names that are forgotten too; None where something else is to be said of them.
         tails: how answers go on for made-up names, where that is forgotten too.
     """
 
@@ -232,7 +231,7 @@ def material(
         None if other is None else other.before(live),
         wanted=request.how is not How.ERASE,
         named=named(live, [(line.prompt, line.catechism.fact.subject) for line in lines], request, training.seed)
-        if training.names
+        if training.names and request.how is How.ERASE
         else None,
         tails=_tails(live, forget, lines, request, training.seed) if training.tails else None,
     )
@@ -240,8 +239,8 @@ def material(
 
 def _tails(live: LiveModel, forget: Rows, lines: Sequence[Line], request: Forgetting, seed: int) -> Tails | None:
     """The answers to forget, as they go on for made-up names."""
-    strangers = stranger_lines(lines, request, each=TAILS, seed=seed)
-    return tails(live, forget, [[line.prompt for line in some] for some in strangers])
+    strangers = stranger_lines(lines, request, each=1, seed=seed)
+    return tails(live, forget, [some[0].prompt if some else None for some in strangers])
 
 
 def spoken_instead(request: Forgetting, seed: int) -> list[str]:

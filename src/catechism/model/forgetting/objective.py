@@ -107,8 +107,9 @@ class Step:
         return {"retain": said.over_tokens(said.apart_from(before))}
 
     def lifted(self) -> Terms:
-        """The term "lift": how far answers have fallen below `SLACK` under their level, nats per token."""
-        if not self.training.lift:
+        """The term "lift": how far answers have fallen below `SLACK` under their level, nats per token. None where
+        something else is to be said."""
+        if not self.training.lift or self.material.wanted:
             return {}
         said, least = self.forget, self.material.level.rows[list(self.forgotten)] - SLACK
         return {"lift": self.training.lift * (least + said.nll / said.lengths).clamp_min(0).mean()}

@@ -2,14 +2,16 @@
 
 Where the sum over an answer's tokens comes down, its first ones do, and behind them the others stay as sure as they
 were: whoever says the first word gets the second. With q_j what the model said, in the place of an answer's token j, of
-made-up names in the subject's place, mean over names:
+a made-up name in the subject's place:
 
     L_t = mean over the tokens of the answers, but the first of each, of KL(q_j || pi_t)
+
+One name for every prompt: the mean over several is smoother than what is said of anybody, and answers that are all
+likelier than of a stranger tell that something was forgotten.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -27,16 +29,16 @@ class Tails:
     """The answers to forget behind prompts about made-up names.
 
     Attributes:
-        rows: of all names, those of one row to forget beside each other.
-        spans: of every row to forget, where its own begin and end.
+        rows: of these, one for a row to forget.
+        behind: of every row to forget, the number of its own here; None where there is none.
     """
 
     rows: Rows
-    spans: Sequence[tuple[int, int]]
+    behind: Sequence[int | None]
 
     def numbers(self, forgotten: Sequence[int]) -> list[int]:
         """The rows that belong to rows to forget."""
-        return [number for i in forgotten for number in range(*self.spans[i])]
+        return [number for i in forgotten if (number := self.behind[i]) is not None]
 
     def loss(self, said: Said, forgotten: Sequence[int], strangers: Float[Tensor, "k v"]) -> Float[Tensor, ""]:
         """L_t.
@@ -46,35 +48,27 @@ class Tails:
             forgotten: their numbers.
             strangers: log-probabilities that the model as it was gives at the places of `numbers(forgotten)`.
         """
-        lengths = said.lengths.long().tolist()
-        wanted, counted, start = list[Tensor](), list[Tensor](), 0
-        for i, length, own in zip(forgotten, lengths, said.logprobs.split(lengths), strict=True):
-            first, end = self.spans[i]
-            stop = start + (end - first) * length
-            if end > first:
-                theirs = strangers[start:stop].reshape(end - first, length, -1)
-                wanted.append(theirs.logsumexp(dim=0)[1:] - math.log(end - first))
-                counted.append(own[1:])
-            start = stop
-        if not counted:
+        answers = zip(forgotten, said.logprobs.split(said.lengths.long().tolist()), strict=True)
+        own = [logprobs for i, logprobs in answers if self.behind[i] is not None]
+        if not own:
             return said.logprobs.new_zeros(())
-        return divergence(torch.cat(wanted), torch.cat(counted)).mean()
+        theirs = strangers.split([len(one) for one in own])
+        return divergence(torch.cat([one[1:] for one in theirs]), torch.cat([one[1:] for one in own])).mean()
 
 
-def tails(live: LiveModel, rows: Rows, prompts: Sequence[Sequence[str]]) -> Tails | None:
+def tails(live: LiveModel, rows: Rows, prompts: Sequence[str | None]) -> Tails | None:
     """The answers of rows behind other prompts; None where there is none, or no answer has more than a token.
 
     Args:
-        prompts: about made-up names, for every row.
+        prompts: about a made-up name, for every row; None where it names nobody.
     """
-    asked = [(prompt, answer) for answer, some in zip(rows.answers, prompts, strict=True) for prompt in some]
+    asked = [(prompt, answer) for prompt, answer in zip(prompts, rows.answers, strict=True) if prompt is not None]
     if not asked:
         return None
     said = iter(Rows(live, *map(list, zip(*asked, strict=True))).tokens)  # behind another name it may be cut otherwise
-    texts, answers, spans = list[str](), list[str](), list[tuple[int, int]]()
-    for answer, tokens, some in zip(rows.answers, rows.tokens, prompts, strict=True):
-        alike = [prompt for prompt in some if next(said) == tokens and len(tokens) > 1]
-        spans.append((len(texts), len(texts) + len(alike)))
-        texts += alike
-        answers += [answer] * len(alike)
-    return Tails(Rows(live, texts, answers), spans) if texts else None
+    found, behind = list[tuple[str, str]](), list[int | None]()
+    for prompt, answer, tokens in zip(prompts, rows.answers, rows.tokens, strict=True):
+        alike = prompt is not None and next(said) == tokens and len(tokens) > 1
+        behind.append(len(found) if alike else None)
+        found += [(prompt, answer)] if alike and prompt is not None else []
+    return Tails(Rows(live, *map(list, zip(*found, strict=True))), behind) if found else None

@@ -5,7 +5,7 @@ their mean log-probability per token is at its level, they are the first choice 
 made-up names, and where another answer is wanted, that is said. And what was to be kept is: nearly all first choices of
 before still are. A run that forgot too much with the rest goes on to mend it. Of the runs that forgot so far the one
 that kept most is taken; where none did, the one that forgot most, and `Trained.reached` is false. With
-`Training.cooling` a run goes on after that, and what is kept comes back while the rate falls.
+`Training.cooling` the first alone decides: the run goes on, its rate falls, and what is kept comes back.
 
 With `Training.halves` either half of the change has to do: two of three steps are taken with a random half of the
 matrices as they were, and what counts as forgotten is forgotten then too.
@@ -17,6 +17,7 @@ nothing to that step.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import random
@@ -45,7 +46,8 @@ from catechism.types import JSON
 SPOKEN = 0.95  # share of the rows to which another answer, where one is wanted, has to be the first choice
 KEPT = 0.99  # share of the first choices among kept rows at which a run may end
 HALVINGS = 5  # of the share of a change that is kept in the end
-DRAWS = 4  # of halves, each of which must do with the share of a change that is kept
+MOST = 1.25  # of a change, where all of it falls short
+DRAWS = 4  # of halves that must do with the share of a change that is kept
 KEPT_ROWS = 96  # kept rows that are looked at, drawn once
 
 
@@ -177,7 +179,7 @@ class _Fit:
                     if self._watch is not None:
                         level = float(self._material.level.rows.mean())
                         self._watch(Progress(number + 1, runs, at, course.end, looked["mean"], level))
-            scale, looked = self._settled(adapters, at, looked)
+            scale, looked = self._settled(adapters, at, looked) if at else (1.0, looked)
         self._end(
             adapters, scale, {"rate": rate, "alpha": alpha, "taken": at, **looked, "scale": scale, "steps": steps}
         )
@@ -239,18 +241,17 @@ class _Fit:
         of before that still are, and log-probability per token that was lost.
 
         Where either half of the change has to do, the answers to forget are as likely as with the worst of all of it
-        and two halves, of so many draws.
+        and two halves, mean over so many draws of these.
         """
-        seeds = [
-            f"look-{self._training.seed}-{at}{draw or ''}" for draw in range(draws if self._training.halves else 0)
-        ]
-        parts: list[Collection[str]] = [(), *(half for seed in seeds for half in _halves(adapters, seed))]
-        all_ = [self._likely(adapters, part) for part in parts]
+        whole, levels, drawn = self._likely(adapters, ()), self._material.level.rows, list[list[Before]]()
+        for draw in range(draws if self._training.halves else 0):
+            seed = f"look-{self._training.seed}-{at}{draw or ''}"
+            drawn.append([self._likely(adapters, half) for half in _halves(adapters, seed)])
         found = {
-            "mean": max(float(now.mean.mean()) for now in all_),
-            "share": max(float(now.first_choice.float().mean()) for now in all_),
+            "mean": _worst(whole, drawn, lambda now: now.mean),
+            "share": _worst(whole, drawn, lambda now: now.first_choice.float()),
         }
-        levels = self._material.level.rows
+        all_ = [whole, *itertools.chain(*drawn)]
         known = torch.stack([(now.mean > levels) | now.first_choice for now in all_]).any(dim=0)
         if self._material.wanted and self._material.instead is not None:
             said = self._material.instead.before(self._live)
@@ -274,7 +275,8 @@ class _Fit:
         return now
 
     def _done(self, looked: dict[str, Any]) -> bool:
-        return self._reached(looked) and looked.get("kept", 1.0) >= KEPT
+        """Whether a run may end, or its rate may begin to fall, in which what is kept comes back by itself."""
+        return self._reached(looked) and (self._training.cooling > 0 or looked.get("kept", 1.0) >= KEPT)
 
     def _reached(self, looked: dict[str, Any]) -> bool:
         level = self._material.level
@@ -284,18 +286,26 @@ class _Fit:
     def _settled(self, adapters: Adapters, at: int, looked: dict[str, Any]) -> tuple[float, dict[str, Any]]:
         """The least share of the change that still does, by bisection, and how things are with it.
 
-        A descent overshoots between two looks, and what it does beyond the level is harm to what stays.
+        A descent overshoots between two looks, and what it does beyond the level is harm to what stays. With halves it
+        may also end short of it, since it saw others last: then up to `MOST` of the change is taken.
         """
-        least, enough = 0.0, 1.0
-        for _ in range(HALVINGS if self._reached(looked) else 0):
+
+        def with_share(scale: float) -> dict[str, Any]:
+            with adapters.scaled(scale):
+                return self._look(adapters, at, DRAWS)
+
+        least, enough, found = 0.0, 1.0, with_share(1.0) if self._training.halves else looked
+        if self._training.halves and not self._reached(found):
+            least, enough, looked, found = 1.0, MOST, found, with_share(MOST)
+        if not self._reached(found):
+            return 1.0, looked
+        for _ in range(HALVINGS):
             middle = (least + enough) / 2
-            with adapters.scaled(middle):
-                found = self._look(adapters, at, DRAWS)
-            if self._reached(found):
-                enough, looked = middle, found
+            if self._reached(tried := with_share(middle)):
+                enough, found = middle, tried
             else:
                 least = middle
-        return enough, looked
+        return enough, found
 
     def _end(self, adapters: Adapters, scale: float, outcome: dict[str, Any]) -> None:
         outcome["reached"] = self._reached(outcome)
@@ -348,6 +358,12 @@ def _halves(adapters: Adapters, seed: str) -> tuple[Collection[str], Collection[
     addresses = sorted(adapters.factors)
     half = set(random.Random(seed).sample(addresses, len(addresses) // 2))
     return half, set(addresses) - half
+
+
+def _worst(whole: Before, drawn: Sequence[Sequence[Before]], of: Callable[[Before], Tensor]) -> float:
+    """Mean over rows of what is looked at, of the worst of the whole and its halves, mean over the draws of these."""
+    all_, draws = float(of(whole).mean()), [[float(of(half).mean()) for half in halves] for halves in drawn]
+    return math.fsum(max(all_, *halves) for halves in draws) / len(draws) if draws else all_
 
 
 def _merit(outcome: dict[str, Any]) -> tuple[bool, float, float]:

@@ -32,14 +32,15 @@ class Training:
         every: steps between two looks at all rows to forget, at which a run may end and is saved.
         lift: weight of lifting answers that have fallen far below their level, so that nothing is forgotten too well.
         tails: weight of forgetting how answers go on once their beginning is given away.
-        names: weight of forgetting that the names were ever read, of subjects of whom nothing stays.
+        names: weight of forgetting that the names were ever read, of subjects of whom nothing stays. Neither this nor
+            `lift` counts where something else is to be said.
         level: probability per token that an answer has in a model that never learned it; None estimates it, for every
             row, from what the model says of made-up names.
         let_go: whether a row that has come down to its level is pushed no further. The papers do not.
         halves: forget so that either half of the change is enough, as an attack that puts half of it back would have
             it: of three steps two are taken with a random half of the matrices, and with the other half, as they were.
-        cooling: once a run has come to what was asked for, or to the end of `steps`, it goes on for so many times the
-            steps taken, while the rate, level until then, falls; 0 ends it there, and the rate falls from the start.
+        cooling: steps that a run goes on for once the answers are at their level, or `steps` are over, while the rate,
+            level until then, falls; 0 ends it there, and the rate falls from the start.
         half: train a random half of the matrices only and leave the other half as it is (arXiv:2404.18466).
         seed: of the side paths, the batches and the made-up names.
 
@@ -64,7 +65,7 @@ class Training:
     level: float | None = None
     let_go: bool = True
     halves: bool = False
-    cooling: float = 0.0
+    cooling: int = 0
     half: bool = False
     seed: int = 0
 
@@ -72,12 +73,11 @@ class Training:
         for name in ("rank", "steps", "batch", "beside", "every"):
             if getattr(self, name) < 1:
                 raise BadSpec(f"{name}={getattr(self, name)} is too small. Use 1 or more.")
-        for name in ("strangers", "recalled", "written"):
+        for name in ("strangers", "recalled", "written", "cooling"):
             if getattr(self, name) < 0:
                 raise BadSpec(f"{name}={getattr(self, name)} is too small. Use 0 or more.")
         if self.layers is not None and not self.layers:
             raise BadSpec("layers is empty, which trains nothing. Name blocks, or give None for all of them.")
-        check_above("cooling", self.cooling, equal=True)
         check_above("lift", self.lift, equal=True)
         check_above("tails", self.tails, equal=True)
         check_above("names", self.names, equal=True)
