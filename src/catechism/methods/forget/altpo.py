@@ -20,9 +20,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
+from catechism.delta import Delta
 from catechism.errors import BadSpec
 from catechism.model import LiveModel
 from catechism.model.forgetting.fitting import TrainedForgetter
@@ -51,8 +52,7 @@ class Spec(Training):
     cooling: int = 120
     halves: bool = True
     tails: float = 1.0
-    names: float = 1.0
-    lift: float = 1.0
+    few: int = 20  # facts up to which `names` and `lift` are 1 at least; of more, other facts pay for it
     alternates: Literal["relation", "model"] = "model"  # published: written by a large language model
     beta: float = 0.1  # published: 0.1, with alpha 2
     gamma: float = 1.0  # published: 1
@@ -60,6 +60,7 @@ class Spec(Training):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_above("few", self.few, equal=True)
         check_above("beta", self.beta)
         check_above("gamma", self.gamma)
         check_above("anchor", self.anchor, equal=True)
@@ -73,6 +74,13 @@ class AltPO(TrainedForgetter[Spec]):
     name = "altpo"
     Spec = Spec
     hows = frozenset({How.ERASE, How.REPLACE})
+
+    def fit(self, live: LiveModel, request: Forgetting, spec: Spec) -> Delta:
+        """One delta for the whole request. Of `few` facts the names are forgotten too, and nothing is forgotten too
+        well. Raises as the base."""
+        if len(request.forget) <= spec.few:
+            spec = replace(spec, names=max(spec.names, 1.0), lift=max(spec.lift, 1.0))
+        return super().fit(live, request, spec)
 
     def terms(self, step: Step, spec: Spec) -> Terms:
         """The three losses of Eq. 2."""
