@@ -68,7 +68,9 @@ def tails(live: LiveModel, rows: Rows, prompts: Sequence[str | None]) -> Tails |
     said = iter(Rows(live, *map(list, zip(*asked, strict=True))).tokens)  # behind another name it may be cut otherwise
     found, behind = list[tuple[str, str]](), list[int | None]()
     for prompt, answer, tokens in zip(prompts, rows.answers, rows.tokens, strict=True):
-        alike = prompt is not None and next(said) == tokens and len(tokens) > 1
-        behind.append(len(found) if alike else None)
-        found += [(prompt, answer)] if alike and prompt is not None else []
+        if prompt is not None and next(said) == tokens and len(tokens) > 1:
+            behind.append(len(found))
+            found.append((prompt, answer))
+        else:
+            behind.append(None)
     return Tails(Rows(live, *map(list, zip(*found, strict=True))), behind) if found else None

@@ -17,14 +17,15 @@ nothing to that step.
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import random
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -243,16 +244,17 @@ class _Fit:
         Where either half of the change has to do, the answers to forget are as likely as with the worst of all of it
         and two halves, mean over so many draws of these.
         """
-        whole, levels, drawn = self._likely(adapters, ()), self._material.level.rows, list[list[Before]]()
-        for draw in range(draws if self._training.halves else 0):
-            seed = f"look-{self._training.seed}-{at}{draw or ''}"
-            drawn.append([self._likely(adapters, half) for half in _halves(adapters, seed)])
+        whole, levels = self._likely(adapters, ()), self._material.level.rows
+        seeds = [
+            f"look-{self._training.seed}-{at}{draw or ''}" for draw in range(draws if self._training.halves else 0)
+        ]
+        halves = [[self._likely(adapters, half) for half in _halves(adapters, seed)] for seed in seeds]
+        drawn = [[whole, *both] for both in halves] or [[whole]]
         found = {
-            "mean": _worst(whole, drawn, lambda now: now.mean),
-            "share": _worst(whole, drawn, lambda now: now.first_choice.float()),
+            "mean": fmean(max(float(now.mean.mean()) for now in draw) for draw in drawn),
+            "share": fmean(max(float(now.first_choice.float().mean()) for now in draw) for draw in drawn),
         }
-        all_ = [whole, *itertools.chain(*drawn)]
-        known = torch.stack([(now.mean > levels) | now.first_choice for now in all_]).any(dim=0)
+        known = torch.stack([(now.mean > levels) | now.first_choice for now in chain(*drawn)]).any(dim=0)
         if self._material.wanted and self._material.instead is not None:
             said = self._material.instead.before(self._live)
             found["spoken"] = float(said.first_choice.float().mean())
@@ -294,9 +296,11 @@ class _Fit:
             with adapters.scaled(scale):
                 return self._look(adapters, at, DRAWS)
 
-        least, enough, found = 0.0, 1.0, with_share(1.0) if self._training.halves else looked
-        if self._training.halves and not self._reached(found):
-            least, enough, looked, found = 1.0, MOST, found, with_share(MOST)
+        least, enough, found = 0.0, 1.0, looked
+        if self._training.halves:
+            found = looked = with_share(1.0)
+            if not self._reached(found):
+                least, enough, found = 1.0, MOST, with_share(MOST)
         if not self._reached(found):
             return 1.0, looked
         for _ in range(HALVINGS):
@@ -358,12 +362,6 @@ def _halves(adapters: Adapters, seed: str) -> tuple[Collection[str], Collection[
     addresses = sorted(adapters.factors)
     half = set(random.Random(seed).sample(addresses, len(addresses) // 2))
     return half, set(addresses) - half
-
-
-def _worst(whole: Before, drawn: Sequence[Sequence[Before]], of: Callable[[Before], Tensor]) -> float:
-    """Mean over rows of what is looked at, of the worst of the whole and its halves, mean over the draws of these."""
-    all_, draws = float(of(whole).mean()), [[float(of(half).mean()) for half in halves] for halves in drawn]
-    return math.fsum(max(all_, *halves) for halves in draws) / len(draws) if draws else all_
 
 
 def _merit(outcome: dict[str, Any]) -> tuple[bool, float, float]:
