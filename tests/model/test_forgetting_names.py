@@ -103,14 +103,19 @@ def test_a_request_without_words_before_its_names_is_trained_all_the_same() -> N
 
 
 @pytest.mark.parametrize(
-    ("few", "how", "terms"),
-    [(2, How.ERASE, set[str]()), (3, How.ERASE, {"lift", "names"}), (3, How.REPLACE, set[str]())],
+    ("facts", "few", "how", "terms"),
+    [
+        (3, 2, How.ERASE, set[str]()),
+        (3, 3, How.ERASE, {"lift", "names"}),
+        (3, 3, How.REPLACE, set[str]()),
+        (1, 3, How.ERASE, set[str]()),
+    ],
 )
 def test_altpo_forgets_names_and_lifts_only_where_few_facts_go_and_nothing_else_is_to_be_said(
-    few: int, how: How, terms: set[str]
+    facts: int, few: int, how: How, terms: set[str]
 ) -> None:
     live, short = live_of(), {"steps": 1, "every": 1, "cooling": 0, "recalled": 0, "written": 0}
-    request = replace(REQUEST, how=how, replacement="a lighthouse")
+    request = replace(REQUEST, forget=FORGET[:facts], how=how, replacement="a lighthouse")
     info: Any = AltPO(background(live)).fit(live, request, AltPO.Spec(**{**QUICK, **short}, few=few)).info
     assert len(FORGET) == 3 and {"names", "lift"} & set(info["training"]["steps"][0]) == terms
 

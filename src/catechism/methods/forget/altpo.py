@@ -52,7 +52,7 @@ class Spec(Training):
     cooling: int = 120
     halves: bool = True
     tails: float = 1.0
-    few: int = 20  # facts up to which `names` and `lift` are 1 at least; of more, other facts pay for it
+    few: int = 20  # facts, more than one, up to which `names` and `lift` are 1 at least; of more, others pay for it
     alternates: Literal["relation", "model"] = "model"  # published: written by a large language model
     beta: float = 0.1  # published: 0.1, with alpha 2
     gamma: float = 1.0  # published: 1
@@ -77,8 +77,8 @@ class AltPO(TrainedForgetter[Spec]):
 
     def fit(self, live: LiveModel, request: Forgetting, spec: Spec) -> Delta:
         """One delta for the whole request. Of `few` facts the names are forgotten too, and nothing is forgotten too
-        well. Raises as the base."""
-        if len(request.forget) <= spec.few:
+        well; of a single one not, since more may be known of its subject. Raises as the base."""
+        if 1 < len(request.forget) <= spec.few:
             spec = replace(spec, names=max(spec.names, 1.0), lift=max(spec.lift, 1.0))
         return super().fit(live, request, spec)
 
