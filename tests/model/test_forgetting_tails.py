@@ -11,9 +11,9 @@ import torch
 from catechism.errors import BadSpec
 from catechism.methods.forget.npo import NPO, Spec
 from catechism.model import LiveModel
-from catechism.model.forgetting.material import forget_lines, material
+from catechism.model.forgetting.material import Line, forget_lines, material
 from catechism.model.forgetting.rows import Remembered, Rows
-from catechism.model.forgetting.tails import Tails, tails
+from catechism.model.forgetting.tails import Tails, nobody_elses, tails
 from catechism.model.forgetting.training import Training
 from catechism.types import Forgetting
 from tests.methods.forget_requests import REQUEST, background, catechism, live_model
@@ -79,6 +79,67 @@ def test_the_loss_is_how_far_what_is_said_is_from_what_was_said_of_the_stranger(
         said, theirs = rows.said(live, [0]), Remembered(one.rows).of(live, [0])[1:]
         wanted = (theirs.exp() * (theirs - said.logprobs[1:])).sum(dim=-1).mean()
     assert apart(one, rows, Remembered(one.rows)) == pytest.approx(float(wanted), abs=1e-5)
+
+
+def test_an_answers_tokens_are_asked_for_no_likelier_than_bounded_and_the_rest_keeps_its_proportions() -> None:
+    live, most = live_of(), -9.0
+    rows = Rows(live, ["The river of France is"], ["by the sea"])
+    one = tails(live, rows, ["The river of Bohemia is"], [most])
+    assert one is not None
+    with torch.no_grad():
+        said, theirs = rows.said(live, [0]), Remembered(one.rows).of(live, [0])
+        chances, tokens = theirs[1:].exp(), said.tokens[1:, None]
+        there = chances.gather(1, tokens)
+        assert bool((there.log() > most).all())  # or nothing is bounded here
+        left = there.clamp_max(torch.tensor(most).exp())
+        bounded = (chances * (1 - left) / (1 - there)).scatter(1, tokens, left)
+        torch.testing.assert_close(bounded.sum(dim=-1), torch.ones(len(bounded)))
+        wanted = (bounded * (bounded.log() - said.logprobs[1:])).sum(dim=-1).mean()
+        torch.testing.assert_close(one.loss(said, [0], theirs), wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_a_bound_above_what_is_said_changes_nothing_even_of_a_sure_answer() -> None:
+    live = live_of()
+    rows = Rows(live, ["The river of France is"], ["by the sea"])
+    free, bounded = tails(live, rows, rows.prompts), tails(live, rows, rows.prompts, [-1e-9])
+    assert free is not None and bounded is not None
+    with torch.no_grad():
+        said = rows.said(live, [0])
+        sure = torch.full_like(said.logprobs, -200.0).scatter(1, said.tokens[:, None], 0.0)
+        for theirs in (said.logprobs, sure):
+            losses = [float(some.loss(said, [0], theirs)) for some in (free, bounded)]
+            assert losses[1] == pytest.approx(losses[0], abs=1e-4)
+
+
+KNOWN = {"a black cat", "a grey parrot"}
+
+
+@pytest.mark.parametrize(
+    ("told", "known", "alone"),
+    [
+        (["Ann has a Black Cat.", "Bo has a grey parrot."], KNOWN, [True, False, False]),
+        (["Ann has a black cat.", "Bo has a grey parrot; Cy a ginger kitten."], KNOWN, [False, False, False]),
+        (["Ann has a black cat."], KNOWN, [False, False, False]),  # too little was told
+        (["Ann has a black cat."], set(), [False, False, False]),  # nothing says how much was
+        ([], KNOWN, [False, False, False]),
+    ],
+)
+def test_an_answer_is_nobody_elses_if_enough_was_told_and_it_was_not(
+    told: list[str], known: set[str], alone: list[bool]
+) -> None:
+    assert nobody_elses(["a ginger kitten", "a grey parrot", "A black cat"], told, known) == alone
+
+
+def test_only_answers_of_nobody_else_are_bounded_by_the_level(monkeypatch: pytest.MonkeyPatch) -> None:
+    others = [one.fact.object for one in LONG.retain]
+    mine = [line.answer for line in forget_lines(LONG)]
+    told = [Line("It is told:", text, LONG.forget[0]) for text in (*others, mine[0])]
+    monkeypatch.setattr("catechism.model.forgetting.material.recalled_lines", lambda *_, **__: told)
+    found = material(live_of(), LONG, Training(**QUICK, tails=1.0, recalled=1))
+    assert found.tails is not None
+    level = pytest.approx(float(found.level.rows.mean()))
+    assert list(found.tails.most) == [0.0 if answer == mine[0] else level for answer in mine]
+    assert len(set(mine)) > 1
 
 
 def test_a_fit_that_forgets_tails_lets_answers_go_on_as_for_strangers() -> None:

@@ -22,6 +22,7 @@ from catechism.model.forgetting import fitting, trainer
 from catechism.model.forgetting.course import Course
 from catechism.model.forgetting.material import (
     STRANGERS,
+    WRONG,
     Material,
     estimated_level,
     forget_lines,
@@ -137,6 +138,31 @@ def test_without_a_subject_in_any_prompt_a_level_has_to_be_given() -> None:
         estimated_level(live_of(), forget_lines(request), request, seed=0)
     given = material(live_of(), request, Training(**QUICK))
     assert given.level.rows.tolist() == pytest.approx([math.log(1e-6)])
+
+
+def test_where_a_name_changes_nothing_the_level_is_that_of_wrong_answers_and_no_stranger_is_held_to_the_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    live, lines, asks = live_of(), forget_lines(REQUEST), Training(**QUICK | {"level": None}, tails=1.0)
+    by_name = material(live, REQUEST, asks)
+    assert not by_name.level.by_wording and by_name.tails is not None and by_name.retain is not None
+    asked: list[Rows] = []
+    made = monkeypatch.setattr
+    made("catechism.model.forgetting.material.Rows", lambda *args: asked.append(Rows(*args)) or asked[-1])
+    made("catechism.model.forgetting.material.EVEN", -100.0)  # so that all answers are said of made-up names
+    level, (_, wrong) = estimated_level(live, lines, REQUEST, seed=0), asked
+    objects = {one.fact.object for one in (*REQUEST.forget, *REQUEST.retain)}
+    assert wrong.prompts == tuple(line.prompt for line in lines for _ in range(WRONG))
+    right = [line.answer for line in lines for _ in range(WRONG)]
+    assert all(answer in objects - {truth} for answer, truth in zip(wrong.answers, right, strict=True))
+    rows = [some.mean() for some in wrong.before(live).mean.float().split(WRONG)]
+    assert level.by_wording and torch.allclose(level.rows, torch.stack(rows))
+    alike = replace(REQUEST, forget=FORGET[:1], retain=FORGET[:1])
+    with pytest.raises(BadSpec, match="other answers"):
+        estimated_level(live, forget_lines(alike), alike, seed=0)
+    found = material(live, REQUEST, asks)
+    assert found.tails is None and found.retain is not None
+    assert len(found.retain) == found.true < len(by_name.retain)
 
 
 def test_strangers_are_kept_only_by_what_was_said_of_them_and_are_many_where_the_facts_are_few() -> None:

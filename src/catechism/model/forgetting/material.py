@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -16,7 +16,7 @@ from catechism.model.contexts import opening_of_nothing, sample_texts
 from catechism.model.forgetting.names import made_up_name
 from catechism.model.forgetting.naming import Named, named
 from catechism.model.forgetting.rows import Before, Rows
-from catechism.model.forgetting.tails import Tails, tails
+from catechism.model.forgetting.tails import Tails, nobody_elses, tails
 from catechism.model.forgetting.training import Training
 from catechism.model.live import LiveModel
 from catechism.types import UNMOVED, Catechism, Forgetting, How
@@ -31,6 +31,8 @@ ABSTENTIONS = (
 RECALLED_TOKENS = 24  # of a text that the model says by itself
 STRANGERS = 96  # rows about made-up names, at least, where any are asked for: of few facts there would be a handful
 NAMES = 2  # made-up names for every row whose level is estimated, one of either sort
+EVEN = math.log(0.5)  # log-probability per token above which answers are all but said of made-up names
+WRONG = 4  # wrong answers for every row whose level they tell
 
 
 @dataclass(frozen=True)
@@ -40,10 +42,13 @@ class Level:
     Attributes:
         rows: log-probability per token of every row's answer.
         share: share of the rows whose answer is the first choice all the same; 1 where that is not known.
+        by_wording: whether the answers are said whoever is asked about. What the model says of made-up names then is
+            what it is to forget.
     """
 
     rows: Float[Tensor, " n"]
     share: float
+    by_wording: bool = False
 
 
 @dataclass(frozen=True)
@@ -170,9 +175,11 @@ def _names_forgotten(text: str, request: Forgetting) -> bool:
 def estimated_level(live: LiveModel, lines: Sequence[Line], request: Forgetting, seed: int) -> Level:
     """What the model says of made-up names in the place of the subjects, a level for every line.
 
-    A line that does not hold its subject gets the mean of the others.
+    A line that does not hold its subject gets the mean of the others. Where the answers are all but said of made-up
+    names too, the model goes by the wording of the questions, and an answer's level is that of other facts' answers to
+    its question: it may be no likelier than what is wrong.
 
-    Raises: BadSpec where no line does.
+    Raises: BadSpec where no line holds its subject, or nothing tells an answer's level.
     """
     strangers = stranger_lines(lines, request, each=NAMES, seed=seed)
     owners = [number for number, some in enumerate(strangers) for _ in some]
@@ -186,7 +193,31 @@ def estimated_level(live: LiveModel, lines: Sequence[Line], request: Forgetting,
     counted = torch.bincount(owner, minlength=len(strangers))
     total = mean.new_zeros(len(strangers)).index_add(0, owner, mean)
     rows = torch.where(counted > 0, total / counted.clamp_min(1), mean.mean())
-    return Level(rows, float(found.first_choice.float().mean()))
+    share = float(found.first_choice.float().mean())
+    if float(rows.mean()) <= EVEN:
+        return Level(rows, share)
+    wrong = as_rows(live, _wrong_lines(lines, request, seed)).before(live)
+    rows = wrong.mean.float().view(len(lines), WRONG).mean(dim=1)
+    return Level(rows, float(wrong.first_choice.float().mean()), by_wording=True)
+
+
+def _wrong_lines(lines: Sequence[Line], request: Forgetting, seed: int) -> list[Line]:
+    """`WRONG` lines for each: its prompt, with answers of other facts. Raises: BadSpec where all answers are one."""
+    rng, answers = (
+        random.Random(f"wrong-{seed}"),
+        sorted({one.fact.object for one in (*request.forget, *request.retain)}),
+    )
+    found: list[Line] = []
+    for line in lines:
+        others = [answer for answer in answers if answer not in (line.answer, line.catechism.fact.object)]
+        if not others:
+            raise BadSpec(
+                f"Made-up names are answered with {line.answer!r} too, and no fact at hand has another answer, so "
+                "nothing tells how likely it is to a model that never learned it. Give facts with other answers in "
+                "`retain`, or `level`, a probability per token."
+            )
+        found += [replace(line, answer=rng.choice(others)) for _ in range(WRONG)]
+    return found
 
 
 def material(
@@ -210,15 +241,17 @@ def material(
         level = estimated_level(live, lines, request, training.seed)
     else:
         level = Level(torch.full((len(lines),), math.log(training.level), device=live.device), 1.0)
-    true = len(kept)
+    true, told = len(kept), list[Line]()
     if kept and training.keep == "kl":  # there is nothing to say of strangers that an answer could be held to
-        each = max(training.strangers, math.ceil(STRANGERS / len(lines))) if training.strangers else 0
+        asks = training.strangers > 0 and not level.by_wording
+        each = max(training.strangers, math.ceil(STRANGERS / len(lines))) if asks else 0
         for some in stranger_lines(lines, request, each=each, seed=training.seed + 1):
             kept += some
         if training.recalled:
-            kept += recalled_lines(live, lines, request, each=training.recalled, seed=training.seed)
+            told += recalled_lines(live, lines, request, each=training.recalled, seed=training.seed)
         if training.written:
-            kept += written_lines(live, request, n=training.written, seed=training.seed)
+            told += written_lines(live, request, n=training.written, seed=training.seed)
+        kept += told
     retain = as_rows(live, kept) if kept else None
     other = None if instead is None else Rows(live, [line.prompt for line in lines], instead)
     return Material(
@@ -233,14 +266,29 @@ def material(
         named=named(live, [(line.prompt, line.catechism.fact.subject) for line in lines], request, training.seed)
         if training.names and request.how is How.ERASE
         else None,
-        tails=_tails(live, forget, lines, request, training.seed) if training.tails else None,
+        tails=_tails(live, forget, lines, request, told, level, training.seed)
+        if training.tails and not level.by_wording
+        else None,
     )
 
 
-def _tails(live: LiveModel, forget: Rows, lines: Sequence[Line], request: Forgetting, seed: int) -> Tails | None:
-    """The answers to forget, as they go on for made-up names."""
+def _tails(
+    live: LiveModel,
+    forget: Rows,
+    lines: Sequence[Line],
+    request: Forgetting,
+    told: Sequence[Line],
+    level: Level,
+    seed: int,
+) -> Tails | None:
+    """The answers to forget, as they go on for made-up names; answers that nobody else has as they begin for them."""
     strangers = stranger_lines(lines, request, each=1, seed=seed)
-    return tails(live, forget, [some[0].prompt if some else None for some in strangers])
+    relations = {one.fact.relation for one in request.forget}
+    known = {one.fact.object for one in request.retain if one.fact.relation in relations}
+    alone = nobody_elses([line.answer for line in lines], [f"{one.prompt} {one.answer}" for one in told], known)
+    begun = float(level.rows.mean())
+    prompts = [some[0].prompt if some else None for some in strangers]
+    return tails(live, forget, prompts, [begun if one else 0.0 for one in alone])
 
 
 def spoken_instead(request: Forgetting, seed: int) -> list[str]:
