@@ -203,11 +203,8 @@ def estimated_level(live: LiveModel, lines: Sequence[Line], request: Forgetting,
 
 def _wrong_lines(lines: Sequence[Line], request: Forgetting, seed: int) -> list[Line]:
     """`WRONG` lines for each: its prompt, with answers of other facts. Raises: BadSpec where all answers are one."""
-    rng, answers = (
-        random.Random(f"wrong-{seed}"),
-        sorted({one.fact.object for one in (*request.forget, *request.retain)}),
-    )
-    found: list[Line] = []
+    rng, found = random.Random(f"wrong-{seed}"), list[Line]()
+    answers = sorted({one.fact.object for one in (*request.forget, *request.retain)})
     for line in lines:
         others = [answer for answer in answers if answer not in (line.answer, line.catechism.fact.object)]
         if not others:
