@@ -13,7 +13,7 @@ from catechism.methods.forget.npo import NPO, Spec
 from catechism.model import LiveModel
 from catechism.model.forgetting.material import Line, forget_lines, material
 from catechism.model.forgetting.rows import Remembered, Rows
-from catechism.model.forgetting.tails import Tails, nobody_elses, tails
+from catechism.model.forgetting.tails import KNOWN, Tails, nobody_elses, tails
 from catechism.model.forgetting.training import Training
 from catechism.types import Forgetting
 from tests.methods.forget_requests import REQUEST, background, catechism, live_model
@@ -111,22 +111,25 @@ def test_a_bound_above_what_is_said_changes_nothing_even_of_a_sure_answer() -> N
             assert losses[1] == pytest.approx(losses[0], abs=1e-4)
 
 
-KNOWN = {"a black cat", "a grey parrot"}
+PETS = ["a black cat", "a grey parrot", *(f"a pet of sort {n}" for n in "abcdefgh")]
+OTHERS = [f"Bo has {pet}." for pet in PETS[1:]]
 
 
 @pytest.mark.parametrize(
     ("told", "known", "alone"),
     [
-        (["Ann has a Black Cat.", "Bo has a grey parrot."], KNOWN, [True, False, False]),
-        (["Ann has a black cat.", "Bo has a grey parrot; Cy a ginger kitten."], KNOWN, [False, False, False]),
-        (["Ann has a black cat."], KNOWN, [False, False, False]),  # too little was told
-        (["Ann has a black cat."], set(), [False, False, False]),  # nothing says how much was
-        ([], KNOWN, [False, False, False]),
+        (["Ann has a Black Cat.", *OTHERS], PETS, [True, False, False]),
+        (OTHERS, PETS, [True, False, False]),  # nine of ten were told
+        ([*OTHERS, "Cy has a ginger kitten."], PETS, [False, False, False]),
+        (OTHERS[1:], PETS, [False, False, False]),  # too little was told
+        (OTHERS, PETS[1:], [False, False, False]),  # too few are known
+        ([], PETS, [False, False, False]),
     ],
 )
 def test_an_answer_is_nobody_elses_if_enough_was_told_and_it_was_not(
-    told: list[str], known: set[str], alone: list[bool]
+    told: list[str], known: list[str], alone: list[bool]
 ) -> None:
+    assert len(PETS) == KNOWN
     assert nobody_elses(["a ginger kitten", "a grey parrot", "A black cat"], told, known) == alone
 
 
@@ -135,6 +138,7 @@ def test_only_answers_of_nobody_else_are_bounded_by_the_level(monkeypatch: pytes
     mine = [line.answer for line in forget_lines(LONG)]
     told = [Line("It is told:", text, LONG.forget[0]) for text in (*others, mine[0])]
     monkeypatch.setattr("catechism.model.forgetting.material.recalled_lines", lambda *_, **__: told)
+    monkeypatch.setattr("catechism.model.forgetting.tails.KNOWN", len(set(others)))
     found = material(live_of(), LONG, Training(**QUICK, tails=1.0, recalled=1))
     assert found.tails is not None
     level = pytest.approx(float(found.level.rows.mean()))

@@ -29,6 +29,7 @@ from catechism.model.divergence import divergence
 from catechism.model.forgetting.rows import Rows, Said
 from catechism.model.live import LiveModel
 
+KNOWN = 10  # different answers of others, at least, or it is not known how much of them is told
 TOLD = 0.9  # of others' answers, said in what the model tells, or an answer that is not said there may be another's too
 
 
@@ -99,11 +100,12 @@ def nobody_elses(answers: Sequence[str], told: Collection[str], known: Collectio
     Args:
         told: texts that the model told of others.
         known: answers that are known to be others'. Where the texts hold fewer than `TOLD` of them, that an answer is
-            not there says little, and none is taken for nobody else's; likewise where none is known.
+            not there says little, and none is taken for nobody else's; likewise where fewer than `KNOWN` are.
     """
     texts = [text.casefold() for text in told]
     theirs = {answer.casefold() for answer in known}
-    if not theirs or sum(any(answer in text for text in texts) for answer in theirs) < TOLD * len(theirs):
+    said = sum(any(answer in text for text in texts) for answer in theirs)
+    if len(theirs) < KNOWN or said < TOLD * len(theirs):
         return [False] * len(answers)
     return [
         answer.casefold() not in theirs and not any(answer.casefold() in text for text in texts) for answer in answers
