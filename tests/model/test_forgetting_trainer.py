@@ -147,10 +147,11 @@ def test_where_a_name_changes_nothing_the_level_is_that_of_wrong_answers_and_no_
     by_name = material(live, REQUEST, asks)
     assert not by_name.level.by_wording and by_name.tails is not None and by_name.retain is not None
     asked: list[Rows] = []
-    made = monkeypatch.setattr
-    made("catechism.model.forgetting.material.Rows", lambda *args: asked.append(Rows(*args)) or asked[-1])
-    made("catechism.model.forgetting.material.EVEN", -100.0)  # so that all answers are said of made-up names
-    level, (_, wrong) = estimated_level(live, lines, REQUEST, seed=0), asked
+    patch = monkeypatch.setattr
+    patch("catechism.model.forgetting.material.Rows", lambda *args: asked.append(Rows(*args)) or asked[-1])
+    patch("catechism.model.forgetting.material.EVEN", -100.0)  # so that all answers are said of made-up names
+    level = estimated_level(live, lines, REQUEST, seed=0)
+    _, wrong = asked
     objects = {one.fact.object for one in (*REQUEST.forget, *REQUEST.retain)}
     assert wrong.prompts == tuple(line.prompt for line in lines for _ in range(WRONG))
     right = [line.answer for line in lines for _ in range(WRONG)]

@@ -193,9 +193,8 @@ def estimated_level(live: LiveModel, lines: Sequence[Line], request: Forgetting,
     counted = torch.bincount(owner, minlength=len(strangers))
     total = mean.new_zeros(len(strangers)).index_add(0, owner, mean)
     rows = torch.where(counted > 0, total / counted.clamp_min(1), mean.mean())
-    share = float(found.first_choice.float().mean())
     if float(rows.mean()) <= EVEN:
-        return Level(rows, share)
+        return Level(rows, float(found.first_choice.float().mean()))
     wrong = as_rows(live, _wrong_lines(lines, request, seed)).before(live)
     rows = wrong.mean.float().view(len(lines), WRONG).mean(dim=1)
     return Level(rows, float(wrong.first_choice.float().mean()), by_wording=True)
@@ -204,9 +203,9 @@ def estimated_level(live: LiveModel, lines: Sequence[Line], request: Forgetting,
 def _wrong_lines(lines: Sequence[Line], request: Forgetting, seed: int) -> list[Line]:
     """`WRONG` lines for each: its prompt, with answers of other facts. Raises: BadSpec where all answers are one."""
     rng, found = random.Random(f"wrong-{seed}"), list[Line]()
-    answers = sorted({one.fact.object for one in (*request.forget, *request.retain)})
+    answers = {one.fact.object for one in (*request.forget, *request.retain)}
     for line in lines:
-        others = [answer for answer in answers if answer not in (line.answer, line.catechism.fact.object)]
+        others = sorted(answers - {line.answer, line.catechism.fact.object})
         if not others:
             raise BadSpec(
                 f"Made-up names are answered with {line.answer!r} too, and no fact at hand has another answer, so "

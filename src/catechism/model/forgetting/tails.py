@@ -65,7 +65,7 @@ class Tails:
         if not own:
             return said.logprobs.new_zeros(())
         theirs = strangers.split([len(tokens) for _, _, tokens in own])
-        wanted = [_at_most(q[1:], one[2][1:], self.most[one[0]]) for q, one in zip(theirs, own, strict=True)]
+        wanted = [_at_most(q[1:], tokens[1:], self.most[i]) for q, (i, _, tokens) in zip(theirs, own, strict=True)]
         return divergence(torch.cat(wanted), torch.cat([logprobs[1:] for _, logprobs, _ in own])).mean()
 
 
@@ -102,14 +102,14 @@ def nobody_elses(answers: Sequence[str], told: Collection[str], known: Collectio
         known: answers that are known to be others'. Where the texts hold fewer than `TOLD` of them, that an answer is
             not there says little, and none is taken for nobody else's; likewise where fewer than `KNOWN` are.
     """
-    texts = [text.casefold() for text in told]
-    theirs = {answer.casefold() for answer in known}
-    said = sum(any(answer in text for text in texts) for answer in theirs)
-    if len(theirs) < KNOWN or said < TOLD * len(theirs):
+    texts, theirs = [text.casefold() for text in told], {answer.casefold() for answer in known}
+
+    def is_told(answer: str) -> bool:
+        return any(answer in text for text in texts)
+
+    if len(theirs) < KNOWN or sum(map(is_told, theirs)) < TOLD * len(theirs):
         return [False] * len(answers)
-    return [
-        answer.casefold() not in theirs and not any(answer.casefold() in text for text in texts) for answer in answers
-    ]
+    return [answer not in theirs and not is_told(answer) for answer in map(str.casefold, answers)]
 
 
 def _at_most(logprobs: Float[Tensor, "k v"], tokens: Int[Tensor, " k"], most: float) -> Float[Tensor, "k v"]:
