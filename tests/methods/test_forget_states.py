@@ -18,7 +18,8 @@ from catechism.methods.forget.sae import Coder
 from catechism.methods.forgetting import FORGETTERS, Forgetter, forgetter
 from catechism.model import LiveModel
 from catechism.model.adapters import Adapters
-from catechism.model.forgetting.material import material
+from catechism.model.forgetting.fitting import Fitting
+from catechism.model.forgetting.material import STRANGERS, Material, material
 from catechism.model.forgetting.objective import Step
 from catechism.model.forgetting.paths import Read, neuron_paths, united
 from catechism.model.forgetting.rows import Rows
@@ -314,3 +315,21 @@ def test_traces_that_carry_nothing_to_forget_are_refused() -> None:
     live = live_model()
     with pytest.raises(BadSpec, match="No segment"):
         made("trace_replace", live).fit(live, REQUEST, spec_of("trace_replace", traces=("The sea is wide.",)))
+
+
+def test_traces_hold_no_stranger_to_an_answer_where_a_name_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[Material] = []
+
+    def stop(_: Fitting, __: LiveModel, ___: Forgetting, rows: Material, *____: object) -> None:
+        held.append(rows)
+        raise InterruptedError
+
+    monkeypatch.setattr(Fitting, "fit_rows", stop)
+    live = live_model()
+    for even in (0.0, -100.0):  # made-up names get other answers; they get the same
+        monkeypatch.setattr("catechism.model.forgetting.material.EVEN", even)
+        with pytest.raises(InterruptedError):
+            made("trace_replace", live).fit(live, REQUEST, spec_of("trace_replace", level=None, strangers=1))
+    by_name, by_wording = held
+    assert by_name.retain is not None and len(by_name.retain) >= by_name.true + STRANGERS
+    assert by_wording.retain is not None and len(by_wording.retain) == by_wording.true == by_name.true

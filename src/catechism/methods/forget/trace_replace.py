@@ -19,11 +19,8 @@ to erase what the model says to the same prompt of a made-up person.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-
-import torch
 
 from catechism.delta import Delta
 from catechism.errors import BadSpec
@@ -32,15 +29,14 @@ from catechism.model import LiveModel
 from catechism.model.background import Background
 from catechism.model.forgetting.fitting import Fitting
 from catechism.model.forgetting.material import (
-    Level,
     Line,
     Material,
     as_rows,
-    estimated_level,
     forget_lines,
+    held_strangers,
+    level_of,
     retain_lines,
     spoken_instead,
-    stranger_lines,
 )
 from catechism.model.forgetting.objective import Objective, Step, Terms
 from catechism.model.forgetting.rows import Rows
@@ -134,14 +130,9 @@ def _laid_out(live: LiveModel, request: Forgetting, parted: Sequence[Sequence[Se
             before += f"{one.text} "
             replaced += f"{said(one.prompt, answer)} "
     forget, instead = as_rows(live, lines), Rows(live, [p for p, _ in swapped], [a for _, a in swapped])
-    if spec.level is None:
-        level = estimated_level(live, lines, request, spec.seed)
-    else:
-        level = Level(torch.full((len(lines),), math.log(spec.level), device=live.device), 1.0)
-    true = len(kept)
-    if kept and spec.keep == "kl":
-        for some in stranger_lines(lines, request, each=spec.strangers, seed=spec.seed + 1):
-            kept += some
+    level, true = level_of(live, lines, request, spec), len(kept)
+    if kept:
+        kept += held_strangers(lines, request, level, spec)
     return Material(
         forget,
         forget.before(live),

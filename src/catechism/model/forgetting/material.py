@@ -133,6 +133,18 @@ def stranger_lines(lines: Sequence[Line], request: Forgetting, *, each: int, see
     return found
 
 
+def held_strangers(lines: Sequence[Line], request: Forgetting, level: Level, training: Training) -> list[Line]:
+    """Lines about made-up names that keep what the model says of them: `strangers` for each, and `STRANGERS` at least.
+
+    None where they are not held by "kl", since no answer about them is true, nor where the model goes by the wording,
+    since what it says of them is then what it is to forget.
+    """
+    if training.keep != "kl" or not training.strangers or level.by_wording:
+        return []
+    each = max(training.strangers, math.ceil(STRANGERS / len(lines)))
+    return [line for some in stranger_lines(lines, request, each=each, seed=training.seed + 1) for line in some]
+
+
 def recalled_lines(live: LiveModel, lines: Sequence[Line], request: Forgetting, *, each: int, seed: int) -> list[Line]:
     """What the model says of others by itself: it goes on from the words before a subject, `each` times for every line.
 
@@ -170,6 +182,13 @@ def written_lines(live: LiveModel, request: Forgetting, *, n: int, seed: int) ->
 def _names_forgotten(text: str, request: Forgetting) -> bool:
     """Whether a text names a subject of the forget set."""
     return any(one.fact.subject and one.fact.subject in text for one in request.forget)
+
+
+def level_of(live: LiveModel, lines: Sequence[Line], request: Forgetting, training: Training) -> Level:
+    """The level that is given, or else `estimated_level`. Raises as that."""
+    if training.level is None:
+        return estimated_level(live, lines, request, training.seed)
+    return Level(torch.full((len(lines),), math.log(training.level), device=live.device), 1.0)
 
 
 def estimated_level(live: LiveModel, lines: Sequence[Line], request: Forgetting, seed: int) -> Level:
@@ -233,16 +252,10 @@ def material(
     """
     lines, kept = forget_lines(request), retain_lines(request)
     forget = as_rows(live, lines)
-    if training.level is None:
-        level = estimated_level(live, lines, request, training.seed)
-    else:
-        level = Level(torch.full((len(lines),), math.log(training.level), device=live.device), 1.0)
+    level = level_of(live, lines, request, training)
     true, told = len(kept), list[Line]()
-    if kept and training.keep == "kl":  # there is nothing to say of strangers that an answer could be held to
-        asks = training.strangers > 0 and not level.by_wording
-        each = max(training.strangers, math.ceil(STRANGERS / len(lines))) if asks else 0
-        for some in stranger_lines(lines, request, each=each, seed=training.seed + 1):
-            kept += some
+    if kept and training.keep == "kl":
+        kept += held_strangers(lines, request, level, training)
         if training.recalled:
             told += recalled_lines(live, lines, request, each=training.recalled, seed=training.seed)
         if training.written:
