@@ -98,6 +98,31 @@ def test_a_run_has_both_yardsticks_and_a_row_for_each_method(tmp_path: Path, mon
     assert "<svg" in text
 
 
+def test_a_run_that_was_broken_off_goes_on_and_only_with_the_same_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(forget.PROFILES, "quick", replace(SMALL, attacks=(), weights=(), relearn_steps=0))
+    monkeypatch.setitem(FORGETTERS, "stubborn", f"{__name__}:Stubborn")
+    Stubborn.seen.clear()
+    settings, console = Settings(home=tmp_path, cache=tmp_path), Console(file=io.StringIO())
+    asked = forget.Request(control="", methods=("stubborn",), people=1, profile="quick", resume=tmp_path / "rows")
+    first: Any = forget.run(asked, settings, console)
+    assert len(Stubborn.seen) == 1
+    again: Any = forget.run(replace(asked, methods=("stubborn", "rome_forget")), settings, console)
+    assert len(Stubborn.seen) == 1, "what is finished is not measured again"
+    assert [row["method"] for row in again["rows"]] == ["stubborn", "rome_forget"], "and what is not, is"
+    assert again["rows"][0] == first["rows"][0] and again["audits"]["stubborn"] == first["audits"]["stubborn"]
+
+    with pytest.raises(UsageError, match="another choice of facts and seed. Give the same command"):
+        forget.run(replace(asked, seed=1), settings, console)
+    with pytest.raises(UsageError, match="measured with another choice of facts. Give"):
+        forget.run(replace(asked, people=2), settings, console)
+    file = tmp_path / "rows" / "stubborn.json"
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(UsageError, match=r"stubborn.json cannot be read: .* Delete it"):
+        forget.run(asked, settings, console)
+
+
 def test_requests_one_after_another_are_fitted_on_what_the_earlier_left_and_all_audited(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

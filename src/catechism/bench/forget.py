@@ -12,13 +12,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
 from rich.console import Console
 
 from catechism.bench.charts import value
-from catechism.bench.forget_cases import ForgetCase, forget_people
+from catechism.bench.forget_cases import PEOPLE, ForgetCase, forget_people
+from catechism.bench.forget_saved import SavedRows
 from catechism.bench.forget_sequence import Turns, asked_of, cut, in_words, request_rows, requests_of
 from catechism.bench.forget_tofu import check_known, chosen, forget_authors
 from catechism.bench.layers import choose_layer, pilots_of
@@ -29,6 +31,7 @@ from catechism.errors import CatechismError, UsageError
 from catechism.evaluate import wilson
 from catechism.evaluate.audit import FULL, QUICK, Audit, Auditor, Before, Kept, Row, Series
 from catechism.evaluate.interview import answer_budget
+from catechism.hashing import digest_json
 from catechism.matching import says
 from catechism.methods.forgetting import FORGETTERS, Forgetter, forgetter
 from catechism.model import LiveModel
@@ -38,6 +41,8 @@ from catechism.reference.world import load_world
 from catechism.settings import Settings
 from catechism.types import JSON, Rate
 
+#: Measures a row.
+Work = Callable[[], tuple[dict[str, JSON], Audit]]
 ALL = "all"
 YARDSTICKS = ("control", "exact")  # rows that are no methods
 TEACHER = "lora"  # teaches the facts that `exact` takes out again
@@ -69,18 +74,20 @@ class Request:
         requests: that the facts are forgotten in, one after another, each fitted on what the ones before have left.
         data: a folder of TOFU, whose authors are forgotten in place of people of the town.
         authors, forget: how many authors the model knows and how many of them go; None is what its card says.
+        resume: a folder for finished rows, and those that are in it are not measured again; None keeps none.
     """
 
     model: str = "almanac"
     control: str = "almanac-control"
     methods: tuple[str, ...] = ("npo",)
-    people: int = 12
+    people: int = PEOPLE
     profile: str = "full"
     seed: int = 0
     requests: int = 1
     data: Path | None = None
     authors: int | None = None
     forget: int | None = None
+    resume: Path | None = None
 
     def case(self) -> ForgetCase:
         """What is forgotten. Raises: UsageError for people, or authors, who are not there."""
@@ -97,7 +104,8 @@ def run(request: Request, settings: Settings, console: Console) -> dict[str, JSO
     Returns: ``rows``, one for each method and, with a control, ``control`` and ``exact``; ``audits``, every audit in
         full, by method; ``conclusions``, in words.
     Raises: UnknownName for a method that there is not; UsageError without methods, for a profile that there is not, or
-        for people or authors who are not there, or whom the model does not know.
+        for people or authors who are not there, or whom the model does not know, or for rows of another run in the
+        folder to resume from.
     """
     if request.profile not in PROFILES:
         raise UsageError(f"There is no profile {request.profile!r}. Choose one of: {', '.join(sorted(PROFILES))}.")
@@ -113,13 +121,11 @@ def run(request: Request, settings: Settings, console: Console) -> dict[str, JSO
     if request.control:
         control = _stage(request.control, request.seed, settings)
     trial = Trial(stage, control, case, request, console)
-    rows: list[dict[str, JSON]] = []
-    audits: dict[str, JSON] = {}
+    work: dict[str, Work] = {}
     if control is not None:
-        _keep(rows, audits, "control", lambda: trial.control(control))
-        _keep(rows, audits, "exact", lambda: trial.exact(control))
-    for name, one in made.items():
-        _keep(rows, audits, name, lambda one=one: trial.method(one(stage.background)))
+        work = {"control": lambda: trial.control(control), "exact": lambda: trial.exact(control)}
+    work |= {name: lambda one=one: trial.method(one(stage.background)) for name, one in made.items()}
+    rows, audits = _measure(work, SavedRows(request.resume, _identity(request, case, stage, control)))
     about: dict[str, JSON] = {"model": describe(stage.live), "control": request.control or None}
     asked: dict[str, JSON] = {
         "facts": len(case.request.forget),
@@ -138,17 +144,38 @@ def _stage(model: str, seed: int, settings: Settings) -> Stage:
     return open_stage(model, text if text.is_file() else None, seed, settings)
 
 
-def _keep(
-    rows: list[dict[str, JSON]], audits: dict[str, JSON], name: str, work: Callable[[], tuple[dict[str, JSON], Audit]]
-) -> None:
-    """A row, or what went wrong: the other methods go on."""
-    try:
-        row, audit = work()
-    except CatechismError as error:
-        rows.append({"method": name, "error": f"{error.code}: {error}"})
-        return
-    rows.append({"method": name, **row})
-    audits[name] = audit.json()
+def _identity(request: Request, case: ForgetCase, stage: Stage, control: Stage | None) -> dict[str, JSON]:
+    """All that a row depends on, the method's own defaults apart."""
+    asked = [[one.fact.prompt, one.fact.object, *(q.text for q in (*one.questions, *one.study))] for one in case.every]
+    return {
+        "model": stage.live.digest(full=True),
+        "control": control and control.live.digest(full=True),
+        "profile": request.profile,
+        "seed": request.seed,
+        "requests": request.requests,
+        "choice of facts": digest_json(asked),
+        "version": version("catechism"),
+    }
+
+
+def _measure(work: Mapping[str, Work], saved: SavedRows) -> tuple[list[dict[str, JSON]], dict[str, JSON]]:
+    """A row and an audit of each, or what went wrong: the other methods go on, and an error is not kept."""
+    finished = {name: saved.find(name) for name in work}  # a folder of another run is refused before anything is done
+    rows: list[dict[str, JSON]] = []
+    audits: dict[str, JSON] = {}
+    for name, measure in work.items():
+        found = finished[name]
+        if found is None:
+            try:
+                row, audit = measure()
+            except CatechismError as error:
+                rows.append({"method": name, "error": f"{error.code}: {error}"})
+                continue
+            found = row, audit.json()
+            saved.keep(name, *found)
+        rows.append({"method": name, **found[0]})
+        audits[name] = found[1]
+    return rows, audits
 
 
 class Trial:

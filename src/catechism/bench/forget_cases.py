@@ -10,6 +10,9 @@ from catechism.errors import UsageError
 from catechism.reference.world import World, WorldFact, prompt_of
 from catechism.types import Catechism, Fact, Forgetting, How, Kind, Question
 
+#: Forgotten if nothing else is said. Twelve could be: no default was chosen by what it does to these eight, but some by
+#: what it does to the other four.
+PEOPLE = 8
 RETAINED = 120  # facts that a method may learn to keep from, of either sort
 ASKED = 120  # facts of either sort that are asked and that no method is shown
 
@@ -30,8 +33,13 @@ class ForgetCase:
     utility: tuple[Catechism, ...]
     holdout: tuple[Catechism, ...] = ()
 
+    @property
+    def every(self) -> tuple[Catechism, ...]:
+        """All of them."""
+        return (*self.request.forget, *self.request.retain, *self.neighbours, *self.utility, *self.holdout)
 
-def forget_people(world: World, people: int = 12, *, seed: int, how: How = How.ERASE) -> ForgetCase:
+
+def forget_people(world: World, people: int = PEOPLE, *, seed: int, how: How = How.ERASE) -> ForgetCase:
     """The first `people` of those whom `almanac-control` never knew, with all their facts.
 
     Raises: UsageError for more people than there are, or none.

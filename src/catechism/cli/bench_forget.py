@@ -29,6 +29,10 @@ Authors = Annotated[int | None, typer.Option(min=2, help="How many authors the m
 Gone = Annotated[int | None, typer.Option("--forget", min=1, help="How many of them go; as its card says.")]
 Requests = Annotated[int, typer.Option(min=1, help="Requests that the facts are forgotten in, one after another.")]
 Depth = Annotated[str, typer.Option(help="Of the audits: quick or full.")]
+Resume = Annotated[
+    Path | None,
+    typer.Option(help="Keep finished rows in this folder, and measure none again that is there.", file_okay=False),
+]
 
 
 #: Figures of a row that are no cells.
@@ -40,26 +44,27 @@ def forget(
     model: Model = "almanac",
     control: Control = "almanac-control",
     methods: Forgetters = "npo",
-    people: People = 12,
+    people: People = 8,
     requests: Requests = 1,
     data: Folder = None,
     authors: Authors = None,
     gone: Gone = None,
     profile: Depth = "full",
+    resume: Resume = None,
     report: Page = None,
     seed: Seed = 0,
 ) -> Result:
     """Forget people, or with --data authors of TOFU, with each method, and attack what is left.
 
     Every result is audited against a model that never learned them; with --requests, at the end, each request too.
-    Exit code 1 if a method cannot be run.
+    With --resume an interrupted run goes on where it was. Exit code 1 if a method cannot be run.
     """
     from rich.console import Console, Group
 
     from catechism.bench.forget import Request, run
     from catechism.bench.forget_report import write_report
 
-    request = Request(model, control, names_of(methods), people, profile, seed, requests, data, authors, gone)
+    request = Request(model, control, names_of(methods), people, profile, seed, requests, data, authors, gone, resume)
     found = run(request, Settings.from_environment(os.environ), Console(stderr=True))
     rows, about = cast("list[dict[str, JSON]]", found["rows"]), circumstances(seed)
     payload = {**found, **about}

@@ -9,7 +9,7 @@ from typing import Annotated, cast
 import typer
 
 from catechism.cli.bench import Data, Facts, KnownOnly, Model, Seed, Text, circumstances, side_by_side
-from catechism.cli.bench_forget import Control, Depth, People, shown
+from catechism.cli.bench_forget import Control, Depth, People, Resume, shown
 from catechism.cli.bench_many import Methods, names_of, numbers_of
 from catechism.cli.output import Result, table, verb
 from catechism.settings import Settings
@@ -81,8 +81,9 @@ def forgetting(
     methods: Annotated[
         str, typer.Option(help="Methods of forgetting, with commas between; eight of different kinds if left out.")
     ] = "",
-    people: People = 12,
+    people: People = 8,
     profile: Depth = "full",
+    resume: Resume = None,
     report: Annotated[Path, typer.Option(help="Where the report goes.", dir_okay=False)] = Path(
         "study-forgetting.html"
     ),
@@ -91,7 +92,8 @@ def forgetting(
     """Put findings about forgetting to the test.
 
     Does rounding to 4 bits bring it back, does emphasis, do probes still see it, is it learned again sooner, does
-    random labelling generalise? Answered from audits against a model that never learned it.
+    random labelling generalise? Answered from audits against a model that never learned it;
+    --resume takes those that bench forget has made.
     """
     from rich.console import Console, Group, RenderableType
 
@@ -100,7 +102,7 @@ def forgetting(
     from catechism.bench.forget_study import METHODS as ASKED
     from catechism.bench.forget_study import run
 
-    request = Forget(model, control, names_of(methods) or ASKED, people, profile, seed)
+    request = Forget(model, control, names_of(methods) or ASKED, people, profile, seed, resume=resume)
     found = run(request, Settings.from_environment(os.environ), Console(stderr=True))
     rows, about = cast("list[dict[str, JSON]]", found["rows"]), circumstances(seed)
     told = cast("list[str]", found["answers"])
