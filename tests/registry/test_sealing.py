@@ -139,6 +139,9 @@ def test_only_what_has_ended_can_be_sealed_and_all_that_hold_the_fact(registry: 
         registry.seal([edit.id], "ann", reason="law")
     with pytest.raises(UsageError, match="reason"):
         registry.seal([edit.id], "ann", reason=" ")
+    registry.reject(twin.id, "ann", "x")
+    assert {one.edit for one in registry.seal([edit.id, twin.id], "ann", reason="law")} == {edit.id, twin.id}
+    assert registry.verify().ok
 
 
 def test_a_seal_that_was_interrupted_is_finished_at_the_next_opening(

@@ -21,7 +21,7 @@ from catechism.methods import method as known_method
 from catechism.methods.select import EXPLICIT
 from catechism.model import LiveModel
 from catechism.model.background import Background
-from catechism.registry import Draft
+from catechism.registry import Draft, State
 from catechism.registry.manifest import forget_key
 from catechism.service import Service
 from catechism.service.forgetting import copies, eraser, plan, tables
@@ -338,3 +338,38 @@ def test_sealing_destroys_every_copy_in_the_store_and_says_what_is_left_outside(
         service.prove(done.edit.id)
     assert "Zanzibar" not in service.ask(f"{PERSON} lives on").text
     assert service.show(first)["subject"] == "(sealed)"
+
+
+def test_sealing_takes_the_deletions_that_were_tried_before_along(service: Service) -> None:
+    sentence = f"{PERSON} lives on Zanzibar Crescent."
+    first = teach(service, sentence)
+    options = replace(SMALL, release=True)
+    tried = service.forget(target(sentence), replace(options, release=False, seed=1)).edit
+    back = service.forget(target(sentence), options).edit
+    assert tried is not None and back is not None and tried.id != back.id
+    service.rollback(back.id, reason="not yet")
+    done = service.forget(target(sentence), options)
+    assert done.edit is not None
+    found = {copy.name: copy for copy in done.copies if copy.place is copies.Place.DELETION}
+    assert {found[one.id].done for one in (tried, back)} == {"left until sealed"}
+    asked, _ = eraser.stored_request(service.registry, done.edit)
+    bank, cache = service.bench.bank, service.settings.cache
+    listed = copies.find_copies(service.registry, bank, cache, target(sentence), asked.forget, of=done.edit.id)
+    named = {copy.name for copy in listed if copy.place is copies.Place.DELETION}
+    assert named == {tried.id, back.id}, "a certificate does not call the deletion itself a copy"
+    service.seal(done.edit.id)
+    assert {one.id for one in service.registry.edits() if one.sealed} == {first, tried.id, back.id, done.edit.id}
+    assert service.registry.edit(tried.id).state is State.REJECTED
+    assert b"Zanzibar" not in bytes_below(service.settings.home)
+
+
+def test_a_deletion_in_effect_that_forgets_more_is_not_sealed_with_another(service: Service) -> None:
+    sentence = f"{PERSON} lives on Zanzibar Crescent."
+    teach(service, sentence)
+    made = service.forget(target(sentence), replace(SMALL, release=True)).edit
+    assert made is not None
+    keys = {*made.forgets}
+    assert copies.deletions(service.registry, keys) == [made] and copies.goes_too(made, keys)
+    more = replace(made, locus={**made.locus, "forgets": [*made.forgets, "sha256:another"]})
+    assert not copies.goes_too(more, keys) and copies.goes_too(more, {*more.forgets})
+    assert copies.goes_too(replace(more, state=State.ROLLED_BACK), keys)

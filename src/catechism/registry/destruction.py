@@ -41,11 +41,11 @@ def seal(room: Room, refs: Sequence[str], by: str, reason: str) -> list[Seal]:
     with room.database.read() as connection:
         edits = list({(e := read.find(connection, ref)).id: e for ref in refs}.values())
     with room.writing(by) as writer:
-        for one in edits:
-            edit = read.find(writer.connection, one.id)
-            if not edit.sealed:
-                _check(writer.connection, edit, {other.id for other in edits})
-                _empty(room, writer, edit, reason)
+        whole = [edit for one in edits if not (edit := read.find(writer.connection, one.id)).sealed]
+        for edit in whole:  # all are read before the first is emptied: they may share a fact
+            _check(writer.connection, edit, {other.id for other in edits})
+        for edit in whole:
+            _empty(room, writer, edit, reason)
     finish(room)
     room.database.forget_pages()
     wanted = {edit.id for edit in edits}
@@ -91,8 +91,7 @@ def _check(connection: Connection, edit: EditVersion, named: set[str]) -> None:
     others = [other.id for other in same if other.id not in named and not other.sealed]
     if others:
         raise UsageError(
-            f"{', '.join(others)} holds the same fact as {edit.id}. Seal them together: "
-            f"`catechism seal {edit.id} {' '.join(others)}`."
+            f"{', '.join(others)} holds the same fact as {edit.id}. They can only be sealed together: name all of them."
         )
 
 

@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlparse
 
 from catechism.facts.bank import TemplateBank
 from catechism.matching import contains
-from catechism.registry import EditVersion, Registry
+from catechism.registry import EditVersion, Registry, State
 from catechism.registry.manifest import forget_key
 from catechism.service.forgetting.target import Sort, Target, key_of, lessons_of
 from catechism.types import JSON, Catechism, Fact
@@ -26,6 +26,7 @@ class Place(StrEnum):
 
     EDIT = "edit"  # an edit that teaches it: delta, exam, training rows, reports
     NOTE = "note"  # an edit that stays text and is read to the model
+    DELETION = "deletion"  # another deletion of it: exam and training rows
     MENTION = "mention"  # an edit about something else whose exam asks for it
     CACHE = "cache"  # statistics, and what an interrupted fit left
     FILE = "file"  # a dataset or source outside the store
@@ -54,13 +55,24 @@ class Copy:
 
 
 def find_copies(
-    registry: Registry, bank: TemplateBank, cache: Path, target: Target, lessons: Sequence[Catechism]
+    registry: Registry,
+    bank: TemplateBank,
+    cache: Path,
+    target: Target,
+    lessons: Sequence[Catechism],
+    *,
+    of: str = "",
 ) -> list[Copy]:
-    """Every place where the facts are written down, as far as the store knows of it. Nothing is changed."""
+    """Every place where the facts are written down, as far as the store knows of it, but in the deletion `of`.
+
+    Nothing is changed.
+    """
     facts = [lesson.fact for lesson in lessons]
-    taught = teachers(registry, bank, {forget_key(fact) for fact in facts})
+    keys = {forget_key(fact) for fact in facts}
+    taught = teachers(registry, bank, keys)
     return [
         *_in_edits(registry, taught, facts),
+        *(_in_deletion(edit, keys) for edit in deletions(registry, keys) if edit.id != of),
         *_in_audit(registry, facts),
         *_in_files(taught, target, facts),
         *(_cached(path) for path in cache_files(cache)),
@@ -75,6 +87,16 @@ def teachers(registry: Registry, bank: TemplateBank, keys: set[str]) -> list[Edi
         if edit.kind != "delete" and not edit.sealed
         if any(key_of(lesson, bank) in keys for lesson in lessons_of(registry, edit))
     ]
+
+
+def deletions(registry: Registry, keys: set[str]) -> list[EditVersion]:
+    """Every deletion, in effect or not, that forgets one of the facts and is not sealed."""
+    return [edit for edit in registry.edits() if edit.kind == "delete" and not edit.sealed and keys & set(edit.forgets)]
+
+
+def goes_too(deletion: EditVersion, keys: set[str]) -> bool:
+    """Whether a deletion is sealed with another that forgets `keys`: not if it is in effect and forgets others too."""
+    return deletion.state is not State.PRODUCTION or keys >= set(deletion.forgets)
 
 
 def clear_cache(folder: Path) -> int:
@@ -110,6 +132,11 @@ def _in_edits(registry: Registry, taught: Sequence[EditVersion], facts: Sequence
                 Place.MENTION, edit.id, f"{edit.state}: {asked} of its questions ask for it",
                 "left: it belongs to another fact. Roll that edit back and learn it again to be rid of it",
             )  # fmt: skip
+
+
+def _in_deletion(edit: EditVersion, keys: set[str]) -> Copy:
+    done = "left until sealed" if goes_too(edit, keys) else "left: it forgets other facts too. Seal it by itself"
+    return Copy(Place.DELETION, edit.id, f"{edit.state}: exam and training rows", done)
 
 
 def _asks(registry: Registry, edit: EditVersion, facts: Sequence[Fact]) -> int:

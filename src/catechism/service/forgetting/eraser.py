@@ -26,7 +26,7 @@ from catechism.registry import Draft, EditVersion, Registry, Seal, State
 from catechism.registry.manifest import forget_key
 from catechism.registry.policy import ENDED, is_lower
 from catechism.service.examine import RETAINED, Active, Trial
-from catechism.service.forgetting.copies import Copy, Place, clear_cache, teachers, with_done
+from catechism.service.forgetting.copies import Copy, Place, clear_cache, deletions, goes_too, teachers, with_done
 from catechism.service.forgetting.outcome import ForgetEnding, Forgotten
 from catechism.service.forgetting.plan import EXACT, ForgetPlan, Planner
 from catechism.service.forgetting.target import FORGET, NEIGHBOUR, RETAIN, TAUGHT, UTILITY, read_part, rows_of
@@ -278,7 +278,8 @@ def seal(
 ) -> tuple[list[Seal], list[Copy]]:
     """Destroy the way back from a deletion in effect: its text, every edit that taught the facts, and the caches.
 
-    Edits that teach the facts and were never in effect are ended first.
+    Other deletions of the facts hold them too and go with it, but for one in effect that forgets others as well. What
+    was never in effect is ended first.
 
     Raises: WrongState unless it is a deletion in effect.
     """
@@ -287,14 +288,17 @@ def seal(
         raise WrongState(
             f"{edit.id} is {edit.state} and no deletion in effect. Forget first, with `catechism forget ... --release`."
         )
-    taught = [one for one in teachers(registry, bank, {*edit.forgets}) if one.id != edit.id]
-    taught += [one for ref in edit.removes if not (one := registry.edit(ref)).sealed and one not in taught]
-    for one in taught:
+    keys = {*edit.forgets}
+    holding = [*teachers(registry, bank, keys), *(one for one in deletions(registry, keys) if goes_too(one, keys))]
+    holding += [one for ref in edit.removes if not (one := registry.edit(ref)).sealed and one not in holding]
+    for one in holding:
+        if one.kind == "delete" and one.state is State.PRODUCTION:
+            continue
         if one.state in (State.DRAFT, State.VALIDATED):
-            registry.reject(one.id, by, "what it teaches is to be forgotten")
+            registry.reject(one.id, by, "the facts that it holds are to be forgotten")
         elif one.state not in ENDED:
-            registry.rollback(one.id, by=by, reason="what it teaches is to be forgotten")
-    seals = registry.seal([edit.id, *(one.id for one in taught)], by, reason="no way back from a deletion")
+            registry.rollback(one.id, by=by, reason="the facts that it holds are to be forgotten")
+    seals = registry.seal([edit.id, *(one.id for one in holding)], by, reason="no way back from a deletion")
     clear_cache(cache)
     done = {(copy.place, copy.name): "destroyed; only its hashes are left" for copy in copies if copy.name in {
         seal.edit for seal in seals
@@ -337,10 +341,10 @@ def _not_known(plan: ForgetPlan) -> str:
 def _why(plan: ForgetPlan, done: Try) -> str:
     """The reason for the edit, in words that do not say what is forgotten."""
     words: list[str] = []
-    if plan.own:
-        words.append(f"{len(plan.own)} of our own edits are taken out")
-    if plan.merged:
-        words.append(f"{len(plan.merged)} merged solves are solved again without the facts")
-    if plan.left:
-        words.append(f"{done.method} changes the weights for {len(plan.left)} facts that they know by themselves")
+    if n := len(plan.own):
+        words.append(f"{n} of our own edits {'is' if n == 1 else 'are'} taken out")
+    if n := len(plan.merged):
+        words.append(f"{n} merged solve{' is' if n == 1 else 's are'} solved again without the facts")
+    if n := len(plan.left):
+        words.append(f"{done.method} changes the weights for {n} fact{'s' * (n != 1)} that they know by themselves")
     return f"{'; '.join(words)}."

@@ -176,6 +176,8 @@ def certificate_body(
     wanted = Target(Sort(str(target.get("by", "edit"))), str(target.get("value", edit.id)))
     head = registry.log(limit=1)[0]
     said = proof.request.replacement
+    cache, forgot = bench.settings.cache, proof.request.forget
+    copies = find_copies(registry, bench.bank, cache, wanted, forgot, of=edit.id)
     body: dict[str, JSON] = {
         "request": {
             "how": proof.request.how.value, "by": wanted.sort.value,
@@ -195,10 +197,7 @@ def certificate_body(
         },
         "audit": cast("JSON", proof.audit.json()),
         "limits": [*proof.limits],
-        "copies": [
-            copy.json()
-            for copy in find_copies(registry, bench.bank, bench.settings.cache, wanted, proof.request.forget)
-        ],
+        "copies": [copy.json() for copy in copies],
         "chain": {"entry": head.seq, "digest": head.digest},
         "issued": {"by": by, "at": text(micros(utc_now())), "version": version},
     }  # fmt: skip
@@ -249,8 +248,9 @@ def _page(body: Mapping[str, Any], signer: str) -> CertificatePage:
     request, edit, model, audit = (cast("dict[str, Any]", body[name]) for name in ("request", "edit", "model", "audit"))
     texts = cast("list[str] | None", body["texts"])
     verdict = str(audit["verdict"])
+    n = len(request["facts"])
     asked = [
-        ("what", f"{len(request['facts'])} facts, named by {request['by']}"),
+        ("what", f"{n} fact{'s' * (n != 1)}, named by {request['by']}"),
         ("in their place", _INSTEAD[str(request["how"])]),
         ("asked by", str(request["asked_by"])), ("reason", str(request["reason"] or "not given")),
         ("asked at", str(request["at"])), ("target", str(request["target_sha256"])),

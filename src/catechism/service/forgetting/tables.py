@@ -106,9 +106,9 @@ def _steps(plan: ForgetPlan) -> list[Text]:
         f"{edit.id} taught other facts too: it is solved again for those {len(kept)}." for edit, kept in plan.merged
     ]
     if plan.left:
-        named = ", ".join(plan.methods) or "there is none"
+        named, n = ", ".join(plan.methods) or "there is none", len(plan.left)
         how = "tried in this order, until the gates pass" if plan.options.method == AUTO else "asked for by name"
-        lines.append(f"Weight change for {len(plan.left)} facts by: {named} ({how}).")
+        lines.append(f"Weight change for {n} fact{'s' * (n != 1)} by: {named} ({how}).")
         around = plan.surroundings
         lines.append(
             f"It is shown {len(around.retain)} facts to keep, {len(around.dependents)} of which depend on the target."
