@@ -311,6 +311,13 @@ def test_a_deletion_is_fitted_beside_the_edits_that_stay_and_is_shown_their_fact
     assert "France" not in {one.fact.subject for one in (*around.neighbours, *around.utility)}
 
 
+@pytest.mark.parametrize("how", How)
+def test_methods_that_auto_tries_are_there_and_can_do_what_is_asked(how: How) -> None:
+    names = plan.PREFERRED[how]
+    assert len(set(names)) == len(names) >= plan.TRIED
+    assert all(how in table.forgetter(name).hows for name in names)
+
+
 # -- sealing ---------------------------------------------------------------------------------------------------------
 
 

@@ -26,8 +26,8 @@ CONTROLS = {"almanac": "almanac-control"}
 #: Methods in the order in which they are tried, by what is to be said instead. Those that are not there are left out.
 PREFERRED: dict[How, tuple[str, ...]] = {
     How.ERASE: ("altpo", "npo", "simnpo", "undial", "memit_forget"),
-    How.ABSTAIN: ("memit_forget", "idk_dpo", "rome_forget"),
-    How.REPLACE: ("memit_forget", "altpo", "rome_forget"),
+    How.ABSTAIN: ("idk_dpo", "trace_replace", "memit_forget"),
+    How.REPLACE: ("trace_replace", "altpo", "memit_forget"),
 }
 TRIED = 3  # methods, at most, where nobody names one
 PROBED = 12  # tokens of an answer that only shows whether a fact is known
