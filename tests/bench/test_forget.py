@@ -224,7 +224,9 @@ def test_the_words_name_who_reached_the_aim_and_which_attack_wins() -> None:
     assert "sae could not be run. E105: no." in words
     assert forget.conclusions(rows[2:])[0] == "No method reached the aim."
     assert forget.conclusions(rows[:1]) == ["No method could be measured."]
-    assert len(forgotten(rows)) == 1
+    (against_control,), (alone,) = forgotten(rows), forgotten(rows[1:])
+    assert "beyond the model that never learned" in against_control.caption
+    assert "never learned" not in alone.caption, "there is no control to be beyond"
     assert forgotten(rows[3:]) == []
 
 

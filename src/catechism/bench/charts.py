@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from catechism.bench.forget_cases import YARDSTICKS
 from catechism.locate.pictures import svg_of
 from catechism.page import Picture
 from catechism.types import JSON
@@ -63,27 +64,34 @@ def curves(rows: Sequence[Row]) -> list[Picture]:
 
 
 def forgotten(rows: Sequence[Row]) -> list[Picture]:
-    """What comes back of the forgotten against what stays of the rest; none where nothing was measured."""
+    """What attacks get beyond a model that never learned against what stays of the rest; none where none was measured.
+
+    Without a control, what they get at all.
+    """
     measured = [row for row in rows if value(row, "worst_attack_recall") is not None and "error" not in row]
     if not measured:
         return []
-    figure = Figure(figsize=(7.5, 5.6), layout="constrained")
+    controlled = any(row["method"] == "control" for row in measured)
+    up = "worst_attack_gap" if controlled else "worst_attack_recall"
+    figure = Figure(figsize=(8.5, 5.6), layout="constrained")
     axes = figure.add_subplot()
-    points = [(value(row, "neighbour") or 0.0, value(row, "worst_attack_recall") or 0.0) for row in measured]
-    filled = front([(x, -y) for x, y in points])
-    for i, (row, (x, y), is_front) in enumerate(zip(measured, points, filled, strict=True)):
-        colour = _COLOURS[i % 7]
-        face = colour if is_front else "white"
-        axes.scatter([x], [y], marker=_MARKS[i % 8], s=60, edgecolors=colour, facecolors=face, zorder=3)
-        axes.annotate(str(row["method"]), (x, y), xytext=(4, 4), textcoords="offset points", fontsize="x-small")
-    control = next((row for row in measured if row["method"] == "control"), None)
-    if control is not None:
-        axes.axhline(value(control, "worst_attack_recall") or 0.0, color="#888888", linestyle="--", linewidth=1)
-    _shares(axes, "neighbours answered right", "recall by the worst attack")
+    points = [(value(row, "neighbour") or 0.0, value(row, up) or 0.0) for row in measured]
+    theirs = [point for row, point in zip(measured, points, strict=True) if row["method"] not in YARDSTICKS]
+    for i, (row, (x, y)) in enumerate(zip(measured, points, strict=True)):
+        beaten = any(a >= x and b <= y and (a, b) != (x, y) for a, b in theirs)
+        colour = "#888888" if row["method"] in YARDSTICKS else _COLOURS[i % 7]
+        axes.scatter(
+            [x], [y], marker=_MARKS[i % 8], s=60, edgecolors=colour, facecolors="white" if beaten else colour,
+            zorder=3, label=str(row["method"]),
+        )  # fmt: skip
+    _shares(axes, "neighbours answered right", "recall by the worst attack" + ", less the control's" * controlled)
+    axes.set_xlim(min(x for x, _ in points) - 0.05, 1.03)
+    axes.set_ylim(min(-0.05, *(y for _, y in points)), 1.03)
+    figure.legend(loc="outside right upper", fontsize="x-small")
     caption = (
         "Each method by neighbours that are answered right (across) and by what its worst attack, relearning apart, "
-        "brings back (up; lower is better). The dashed line is the model that never learned. Filled marks: no other is "
-        "better in both."
+        f"brings back{' beyond the model that never learned' * controlled} (up; lower is better). Filled marks: no "
+        "method is better in both."
     )
     return [Picture("What comes back, and what stays", caption, svg_of(figure))]
 

@@ -19,7 +19,7 @@ from typing import Any, cast
 from rich.console import Console
 
 from catechism.bench.charts import value
-from catechism.bench.forget_cases import PEOPLE, ForgetCase, forget_people
+from catechism.bench.forget_cases import PEOPLE, YARDSTICKS, ForgetCase, forget_people
 from catechism.bench.forget_saved import SavedRows
 from catechism.bench.forget_sequence import Turns, asked_of, cut, in_words, request_rows, requests_of
 from catechism.bench.forget_tofu import check_known, chosen, forget_authors
@@ -44,7 +44,6 @@ from catechism.types import JSON, Rate
 #: Measures a row.
 Work = Callable[[], tuple[dict[str, JSON], Audit]]
 ALL = "all"
-YARDSTICKS = ("control", "exact")  # rows that are no methods
 TEACHER = "lora"  # teaches the facts that `exact` takes out again
 PROFILES = {profile.name: profile for profile in (QUICK, FULL)}
 #: Columns of a row, after its name. What each is, is in docs/audit.md.

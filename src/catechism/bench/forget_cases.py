@@ -10,6 +10,7 @@ from catechism.errors import UsageError
 from catechism.reference.world import World, WorldFact, prompt_of
 from catechism.types import Catechism, Fact, Forgetting, How, Kind, Question
 
+YARDSTICKS = ("control", "exact")  # rows of the benchmark that are no methods
 #: Forgotten if nothing else is said. Twelve could be: no default was chosen by what it does to these eight, but some by
 #: what it does to the other four.
 PEOPLE = 8

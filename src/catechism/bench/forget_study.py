@@ -13,6 +13,7 @@ from rich.console import Console
 
 from catechism.bench import forget
 from catechism.bench.charts import value
+from catechism.bench.forget_cases import YARDSTICKS
 from catechism.settings import Settings
 from catechism.types import JSON
 
@@ -41,7 +42,7 @@ def answers(found: Found) -> list[str]:
     """A paragraph for each question."""
     rows = cast("list[dict[str, JSON]]", found["rows"])
     every = cast("dict[str, Found]", found["audits"])
-    methods = [str(row["method"]) for row in rows if row["method"] not in forget.YARDSTICKS]
+    methods = [str(row["method"]) for row in rows if row["method"] not in YARDSTICKS]
     audits = {method: every[method] for method in methods if method in every}
     if not audits:
         return ["No method could be measured."]
