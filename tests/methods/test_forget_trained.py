@@ -236,6 +236,19 @@ def test_where_nothing_tells_what_else_could_be_said_it_is_the_object_of_another
         method.instead(live, Forgetting(nameless[:1], alike), spec_of("altpo"))
 
 
+def test_answers_of_made_up_names_are_no_other_answers_where_a_name_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    live = live_of("llama")
+    method: Any = made("altpo", live)
+    objects = {one.fact.object for one in (*REQUEST.forget, *REQUEST.retain)}
+    assert not set(method.instead(live, REQUEST, spec_of("altpo", level=None))) <= objects
+    monkeypatch.setattr("catechism.model.forgetting.material.EVEN", -100.0)  # so that made-up names get the answers
+    said = method.instead(live, REQUEST, spec_of("altpo", level=None))
+    truths = [line.answer for line in forget_lines(REQUEST)]
+    assert set(said) <= objects and all(other != truth for other, truth in zip(said, truths, strict=True))
+
+
 # -- KL ----------------------------------------------------------------------------------------------------------------
 
 

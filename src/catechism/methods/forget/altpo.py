@@ -9,8 +9,9 @@ arXiv:2409.13474, on arXiv:2305.18290.
     L_r  as `Training.keep` says
 
 Where something is erased, a is what the model says of a made-up name in the subject's place, or another object of the
-relation, or at the last of any fact that stays; every phrasing has its own, so that no new fact is taught. Where
-something is replaced, a is that.
+relation, or at the last of any fact that stays; every phrasing has its own, so that no new fact is taught. A model that
+goes by the wording says y of made-up names too, and the first source is left out. Where something is replaced, a is
+that.
 
 Deviations: see docs/forget-trained.md for those that all trained methods share. The paper has its alternates written by
 a large language model; these are at hand. NLL(a), mean over tokens, is the project's addition.
@@ -27,7 +28,7 @@ from catechism.delta import Delta
 from catechism.errors import BadSpec
 from catechism.model import LiveModel
 from catechism.model.forgetting.fitting import TrainedForgetter
-from catechism.model.forgetting.material import Line, forget_lines, spoken_instead
+from catechism.model.forgetting.material import Line, forget_lines, level_of, spoken_instead
 from catechism.model.forgetting.names import made_up_name
 from catechism.model.forgetting.objective import Step, Terms
 from catechism.model.forgetting.training import Training, check_above
@@ -100,10 +101,12 @@ class AltPO(TrainedForgetter[Spec]):
 
 def _alternates(live: LiveModel, request: Forgetting, spec: Spec) -> Iterator[str]:
     """Another answer for every row to forget; from the other source where the one asked for has none."""
-    rng = random.Random(f"alternates-{spec.seed}")
-    for line in forget_lines(request):
-        sources = [_of_relation, _of_model] if spec.alternates == "relation" else [_of_model, _of_relation]
-        sources.append(_of_any)
+    rng, lines = random.Random(f"alternates-{spec.seed}"), forget_lines(request)
+    sources = [_of_relation, _of_model] if spec.alternates == "relation" else [_of_model, _of_relation]
+    if level_of(live, lines, request, spec).by_wording:
+        sources.remove(_of_model)
+    sources.append(_of_any)
+    for line in lines:
         found = next((answer for source in sources if (answer := source(live, request, line, rng))), "")
         if not found:
             fact = line.catechism.fact

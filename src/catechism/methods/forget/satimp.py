@@ -29,6 +29,7 @@ class Spec(Training):
 
     beta_1: float = 5.0  # published: 5
     beta_2: float = 0.1  # published: 1
+    steps: int = 150  # fifty leave half of forty facts
     gamma: float = 10.0  # published: 0.1, with alpha 1; in the code's own defaults 10 times alpha
 
     def __post_init__(self) -> None:
