@@ -60,6 +60,7 @@ def forget(
     With --resume an interrupted run goes on where it was. Exit code 1 if a method cannot be run.
     """
     from rich.console import Console, Group
+    from rich.text import Text
 
     from catechism.bench.forget import Request, run
     from catechism.bench.forget_report import write_report
@@ -70,20 +71,18 @@ def forget(
     payload = {**found, **about}
     if report is not None:
         payload["report"] = write_report("Forgetting side by side", found, about, report).as_posix()
-    seen = Group(cast("RenderableType", table(side_by_side(shown(rows)))), *_in_sequence(rows))
+    words = "\n".join(f"* {word}" for word in cast("list[str]", found["conclusions"]))
+    seen = Group(cast("RenderableType", table(side_by_side(shown(rows)))), *_in_sequence(rows), Text(words))
     return Result(payload, seen, 1 if any("error" in row for row in rows) else 0)
 
 
 def _in_sequence(rows: list[dict[str, JSON]]) -> Iterator[RenderableType]:
-    """Of every method with several requests a table of them, and what there is to say about it."""
-    from rich.text import Text
-
-    from catechism.bench.forget_sequence import in_words, requests_of
+    """Of every method with several requests a table of them."""
+    from catechism.bench.forget_sequence import requests_of
 
     for row in rows:
         if asked := requests_of(row):
             yield cast("RenderableType", table(shown(asked), title=f"Requests, one after another: {row['method']}"))
-            yield Text(in_words(row))
 
 
 def shown(rows: list[dict[str, JSON]]) -> list[dict[str, JSON]]:
