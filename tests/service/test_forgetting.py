@@ -370,7 +370,7 @@ def test_sealing_takes_the_deletions_that_were_tried_before_along(service: Servi
     assert b"Zanzibar" not in bytes_below(service.settings.home)
 
 
-def test_a_deletion_in_effect_that_forgets_more_is_not_sealed_with_another(service: Service) -> None:
+def test_a_deletion_in_effect_or_waiting_that_forgets_more_is_not_sealed_with_another(service: Service) -> None:
     sentence = f"{PERSON} lives on Zanzibar Crescent."
     teach(service, sentence)
     made = service.forget(target(sentence), replace(SMALL, release=True)).edit
@@ -379,4 +379,5 @@ def test_a_deletion_in_effect_that_forgets_more_is_not_sealed_with_another(servi
     assert copies.deletions(service.registry, keys) == [made] and copies.goes_too(made, keys)
     more = replace(made, locus={**made.locus, "forgets": [*made.forgets, "sha256:another"]})
     assert not copies.goes_too(more, keys) and copies.goes_too(more, {*more.forgets})
+    assert not copies.goes_too(replace(more, state=State.VALIDATED), keys), "a request that waits is not lost"
     assert copies.goes_too(replace(more, state=State.ROLLED_BACK), keys)

@@ -12,8 +12,9 @@ from urllib.parse import unquote, urlparse
 
 from catechism.facts.bank import TemplateBank
 from catechism.matching import contains
-from catechism.registry import EditVersion, Registry, State
+from catechism.registry import EditVersion, Registry
 from catechism.registry.manifest import forget_key
+from catechism.registry.policy import ENDED
 from catechism.service.forgetting.target import Sort, Target, key_of, lessons_of
 from catechism.types import JSON, Catechism, Fact
 
@@ -95,8 +96,8 @@ def deletions(registry: Registry, keys: set[str]) -> list[EditVersion]:
 
 
 def goes_too(deletion: EditVersion, keys: set[str]) -> bool:
-    """Whether a deletion is sealed with another that forgets `keys`: not if it is in effect and forgets others too."""
-    return deletion.state is not State.PRODUCTION or keys >= set(deletion.forgets)
+    """Whether a deletion is sealed with another that forgets `keys`: if it has ended, or forgets nothing else."""
+    return deletion.state in ENDED or keys >= set(deletion.forgets)
 
 
 def clear_cache(folder: Path) -> int:

@@ -278,8 +278,8 @@ def seal(
 ) -> tuple[list[Seal], list[Copy]]:
     """Destroy the way back from a deletion in effect: its text, every edit that taught the facts, and the caches.
 
-    Other deletions of the facts hold them too and go with it, but for one in effect that forgets others as well. What
-    was never in effect is ended first.
+    Other deletions of the facts hold them too and go with it, but for one that forgets others as well and is in effect
+    or waits to be. What was never in effect is ended first.
 
     Raises: WrongState unless it is a deletion in effect.
     """
