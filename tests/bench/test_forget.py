@@ -114,10 +114,14 @@ def test_a_run_that_was_broken_off_goes_on_and_only_with_the_same_command(
     assert list(again["rows"][0].items()) == list(first["rows"][0].items()), "columns in their order"
     assert again["audits"]["stubborn"] == first["audits"]["stubborn"]
 
-    with pytest.raises(UsageError, match="another choice of facts and seed. Give the same command"):
+    with pytest.raises(UsageError, match="different choice of facts and seed. Give the same command"):
         forget.run(replace(asked, seed=1), settings, console)
-    with pytest.raises(UsageError, match="measured with another choice of facts. Give"):
+    with pytest.raises(UsageError, match="measured with different choice of facts. Give"):
         forget.run(replace(asked, people=2), settings, console)
+    with monkeypatch.context() as changed:
+        changed.setattr(Stubborn, "Spec", lambda seed=5: Spec(seed))
+        with pytest.raises(UsageError, match="measured with different defaults. Give"):
+            forget.run(asked, settings, console)
     file = tmp_path / "rows" / "stubborn.json"
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(UsageError, match=r"stubborn.json cannot be read: .* Delete it"):

@@ -124,7 +124,9 @@ def run(request: Request, settings: Settings, console: Console) -> dict[str, JSO
     if control is not None:
         work = {"control": lambda: trial.control(control), "exact": lambda: trial.exact(control)}
     work |= {name: lambda one=one: trial.method(one(stage.background)) for name, one in made.items()}
-    rows, audits = _measure(work, SavedRows(request.resume, _identity(request, case, stage, control)))
+    defaults = {name: repr(one(stage.background).Spec()) for name, one in made.items()}
+    saved = SavedRows(request.resume, _identity(request, case, stage, control), defaults)
+    rows, audits = _measure(work, saved)
     about: dict[str, JSON] = {"model": describe(stage.live), "control": request.control or None}
     asked: dict[str, JSON] = {
         "facts": len(case.request.forget),
@@ -144,7 +146,7 @@ def _stage(model: str, seed: int, settings: Settings) -> Stage:
 
 
 def _identity(request: Request, case: ForgetCase, stage: Stage, control: Stage | None) -> dict[str, JSON]:
-    """All that a row depends on, the method's own defaults apart."""
+    """All that a row depends on beside the defaults of its method."""
     asked = [[one.fact.prompt, one.fact.object, *(q.text for q in (*one.questions, *one.study))] for one in case.every]
     return {
         "model": stage.live.digest(full=True),

@@ -23,10 +23,12 @@ class SavedRows:
     Attributes:
         folder: of these rows alone; None keeps nothing.
         about: what the rows are of; they are taken only for the same.
+        defaults: of every method, as text.
     """
 
     folder: Path | None
     about: Mapping[str, JSON]
+    defaults: Mapping[str, str]
 
     def find(self, name: str) -> Finished | None:
         """A row that is finished; None where it is not.
@@ -39,12 +41,13 @@ class SavedRows:
         try:
             held = json.loads(file.read_bytes())
             row, audit, about = held["row"], held["audit"], cast("dict[str, JSON]", held["about"])
-            wrong = [key for key in {*about, *self.about} if about.get(key) != self.about.get(key)]
+            mine = self._about(name)
+            wrong = [key for key in {*about, *mine} if about.get(key) != mine.get(key)]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UsageError(f"{file} cannot be read: {error}. Delete it, and {name} is measured again.") from error
         if wrong:
             raise UsageError(
-                f"{file} was measured with another {' and '.join(sorted(wrong))}. Give the same command as before, or "
+                f"{file} was measured with different {' and '.join(sorted(wrong))}. Give the same command as before, or "
                 "another folder to --resume."
             )
         return row, audit
@@ -52,8 +55,11 @@ class SavedRows:
     def keep(self, name: str, row: Mapping[str, JSON], audit: JSON) -> None:
         """Write a row that is finished."""
         if (file := self._file(name)) is not None:
-            held: dict[str, JSON] = {"about": dict(self.about), "row": dict(row), "audit": audit}
+            held: dict[str, JSON] = {"about": self._about(name), "row": dict(row), "audit": audit}
             write_atomically(file, json.dumps(held, allow_nan=False).encode())  # columns stay in their order
+
+    def _about(self, name: str) -> dict[str, JSON]:
+        return {**self.about, "defaults": self.defaults.get(name)}
 
     def _file(self, name: str) -> Path | None:
         return None if self.folder is None else self.folder / f"{name}.json"
