@@ -47,8 +47,8 @@ class SavedRows:
             raise UsageError(f"{file} cannot be read: {error}. Delete it, and {name} is measured again.") from error
         if wrong:
             raise UsageError(
-                f"{file} was measured with different {' and '.join(sorted(wrong))}. Give the same command as before, or "
-                "another folder to --resume."
+                f"{file} was measured with different {' and '.join(sorted(wrong))}. Give the same command as before, "
+                "or another folder to --resume."
             )
         return row, audit
 
