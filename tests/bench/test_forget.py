@@ -63,6 +63,15 @@ class Stubborn:
         return Delta(live.base, {matrix.address: LowRank(size * out[:, None], in_[None])})
 
 
+@pytest.fixture
+def stubborn(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """A table of methods with `Stubborn` in it, and audits that only ask."""
+    monkeypatch.setitem(forget.PROFILES, "quick", replace(SMALL, attacks=(), weights=(), relearn_steps=0))
+    monkeypatch.setitem(FORGETTERS, "stubborn", f"{__name__}:Stubborn")
+    Stubborn.seen.clear()
+    return monkeypatch
+
+
 def test_nobody_who_is_asked_is_shown_to_a_method_and_nothing_that_is_forgotten_is_kept() -> None:
     case = forget_people(load_world(), 12, seed=3)
     assert len(case.request.forget) == 60
@@ -99,11 +108,8 @@ def test_a_run_has_both_yardsticks_and_a_row_for_each_method(tmp_path: Path, mon
 
 
 def test_a_run_that_was_broken_off_goes_on_and_only_with_the_same_command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, stubborn: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(forget.PROFILES, "quick", replace(SMALL, attacks=(), weights=(), relearn_steps=0))
-    monkeypatch.setitem(FORGETTERS, "stubborn", f"{__name__}:Stubborn")
-    Stubborn.seen.clear()
     settings, console = Settings(home=tmp_path, cache=tmp_path), Console(file=io.StringIO())
     asked = forget.Request(control="", methods=("stubborn",), people=1, profile="quick", resume=tmp_path / "rows")
     first: Any = forget.run(asked, settings, console)
@@ -118,7 +124,7 @@ def test_a_run_that_was_broken_off_goes_on_and_only_with_the_same_command(
         forget.run(replace(asked, seed=1), settings, console)
     with pytest.raises(UsageError, match="measured with different choice of facts. Give"):
         forget.run(replace(asked, people=2), settings, console)
-    with monkeypatch.context() as changed:
+    with stubborn.context() as changed:
         changed.setattr(Stubborn, "Spec", lambda seed=5: Spec(seed))
         with pytest.raises(UsageError, match="measured with different defaults. Give"):
             forget.run(asked, settings, console)
@@ -129,11 +135,8 @@ def test_a_run_that_was_broken_off_goes_on_and_only_with_the_same_command(
 
 
 def test_requests_one_after_another_are_fitted_on_what_the_earlier_left_and_all_audited(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, stubborn: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(forget.PROFILES, "quick", replace(SMALL, attacks=(), weights=(), relearn_steps=0))
-    monkeypatch.setitem(FORGETTERS, "stubborn", f"{__name__}:Stubborn")
-    Stubborn.seen.clear()
     request = forget.Request(control="", methods=("stubborn",), people=1, profile="quick", requests=3)
     found: Any = forget.run(request, Settings(home=tmp_path, cache=tmp_path), Console(file=io.StringIO()))
     (row,) = found["rows"]

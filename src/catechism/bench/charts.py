@@ -76,12 +76,12 @@ def forgotten(rows: Sequence[Row]) -> list[Picture]:
     figure = Figure(figsize=(8.5, 5.6), layout="constrained")
     axes = figure.add_subplot()
     points = [(value(row, "neighbour") or 0.0, value(row, up) or 0.0) for row in measured]
-    theirs = [point for row, point in zip(measured, points, strict=True) if row["method"] not in YARDSTICKS]
+    theirs = [(x, -y) for row, (x, y) in zip(measured, points, strict=True) if row["method"] not in YARDSTICKS]
     for i, (row, (x, y)) in enumerate(zip(measured, points, strict=True)):
-        beaten = any(a >= x and b <= y and (a, b) != (x, y) for a, b in theirs)
+        is_front = front([(x, -y), *theirs])[0]
         colour = "#888888" if row["method"] in YARDSTICKS else _COLOURS[i % 7]
         axes.scatter(
-            [x], [y], marker=_MARKS[i % 8], s=60, edgecolors=colour, facecolors="white" if beaten else colour,
+            [x], [y], marker=_MARKS[i % 8], s=60, edgecolors=colour, facecolors=colour if is_front else "white",
             zorder=3, label=str(row["method"]),
         )  # fmt: skip
     _shares(axes, "neighbours answered right", "recall by the worst attack" + ", less the control's" * controlled)
